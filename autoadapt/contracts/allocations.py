@@ -1,4 +1,4 @@
-"""Allocations: how much memory is taken for what a signature, a plan or a config says, told before it is taken."""
+"""Allocations: limits on the memory that a signature, a plan or a config asks for, checked before it is allocated."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from autoadapt.errors import AdaptError, Mismatch
 __all__ = ["MOST_INVENTED", "MOST_LEARNED", "bytes_of", "in_words", "refuse_invented"]
 
 MOST_INVENTED = 1 << 28
-"""Bytes of the tensors of one run on invented inputs: what goes in, and what is known to come out."""
+"""Bytes of the inputs and outputs of one run on invented inputs."""
 MOST_LEARNED = 1 << 27
-"""Values of all generated layers together: 512 MiB of 32 bits."""
+"""Parameters of all generated layers together: 512 MiB of float32."""
 
 
 def bytes_of(specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> int:
-    """Memory of tensors at given sizes of the input axes; none where a size is negative.
+    """Bytes of tensors at given sizes of the input axes; negative sizes count as 0.
 
     Example:
         >>> bytes_of([TensorSpec.parse("f32[B, 3, H, W]")], {"B": 2, "H": 8, "W": 8})
@@ -32,10 +32,10 @@ def refuse_invented(
     """Refuse a run on invented inputs that takes too much memory.
 
     Args:
-        count: Bytes.
-        where: What they are for.
-        remedy: What to do instead.
-        error: What to raise.
+        count: Bytes that it takes.
+        where: The place, for the error.
+        remedy: The remedy, for the error.
+        error: The exception to raise.
         most: Bytes that it may take.
 
     Raises:
@@ -47,7 +47,7 @@ def refuse_invented(
 
 
 def in_words(count: int) -> str:
-    """Bytes in the unit that fits.
+    """A number of bytes as text, in the largest unit that fits.
 
     Example:
         >>> in_words(1536), in_words(1 << 28), in_words(10**40)

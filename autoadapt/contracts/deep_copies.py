@@ -1,4 +1,4 @@
-"""Deep copies of modules: what `copy.deepcopy` gives, in a fifth of the time."""
+"""Deep copies of modules, as `copy.deepcopy` makes them, in a fifth of the time."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from autoadapt.contracts.instances import parts_of
 __all__ = ["deep_copy"]
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type})
-"""What `copy.deepcopy` hands on as it is."""
+"""Types whose objects `copy.deepcopy` returns unchanged."""
 
 
 def deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A deep copy.
 
-    `copy.deepcopy` asks for every attribute of every module inside, most of which are numbers, texts and empty dicts of
-    hooks. Here these are handed on or made anew at once; a class that says itself how it is copied is asked as ever.
+    `copy.deepcopy` spends its time on attributes that are numbers, texts and empty dicts of hooks; here those are
+    passed on or made at once. Classes that define how they are copied are left to `copy.deepcopy`.
 
     Args:
         module: The original.
-        memo: As for `copy.deepcopy`; every parameter and buffer in it has its copy.
+        memo: As for `copy.deepcopy`, with the copy of each parameter and buffer.
 
     Example:
         >>> from torch import nn
@@ -38,11 +38,9 @@ def deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         ), False)
     """
     parts = [part for part in parts_of(module) if id(part) not in memo and _is_plain(part)]
-    made = [type(part).__new__(type(part)) for part in parts]
-    memo |= {id(part): shell for part, shell in zip(parts, made, strict=True)}
-    for part, shell in zip(
-        reversed(parts), reversed(made), strict=True
-    ):  # what is inside is whole before what holds it
+    shells = [type(part).__new__(type(part)) for part in parts]
+    memo |= {id(part): shell for part, shell in zip(parts, shells, strict=True)}
+    for part, shell in zip(reversed(parts), reversed(shells), strict=True):  # children before their parents
         state = vars(shell)
         for name, value in vars(part).items():
             state[name] = value if type(value) in _ATOMS else _copied(value, memo)
@@ -52,22 +50,22 @@ def deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _is_plain(part: nn.Module) -> bool:
-    """Whether a copy has the same attributes, copied, and nothing says otherwise."""
+    """Whether a deep copy is an object of the class with copied attributes, as by default."""
     kind: Any = type(part)
     return _is_plain_class(kind) and getattr(part, "__deepcopy__", None) is None
 
 
 @functools.cache
 def _is_plain_class(kind: Any) -> bool:
-    told = [cls for cls in kind.__mro__ if cls is not object and not vars(cls).keys().isdisjoint(_SAYING_HOW)]
-    return all(cls.__module__.startswith("torch.nn.modules.") for cls in told)
+    special = [cls for cls in kind.__mro__ if cls is not object and not vars(cls).keys().isdisjoint(_COPY_METHODS)]
+    return all(cls.__module__.startswith("torch.nn.modules.") for cls in special)
 
 
-_SAYING_HOW = frozenset(
+_COPY_METHODS = frozenset(
     {"__new__", "__getnewargs__", "__getnewargs_ex__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__"}
     | {"__slots__", "__getattribute__"}
 )
-"""What a class may define so that it is copied in another way; PyTorch's own layers do so for old files."""
+"""What a class may define so that it is copied in another way. PyTorch's own layers do, but only to load old files."""
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:

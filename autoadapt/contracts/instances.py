@@ -1,4 +1,4 @@
-"""Instances: what stands where a module should, the refusal of what is none, and what a module is made of."""
+"""Instances: errors for arguments that should be modules, and the tensors and submodules of a module, quickly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def is_whole(value: object, least: int = 0) -> bool:
-    """Whether a value is an integer, and no boolean, of at least some size.
+    """Whether a value is an integer (no boolean) of at least `least`.
 
     Example:
         >>> is_whole(3), is_whole(3, 4), is_whole(True), is_whole(3.0)
@@ -77,7 +77,7 @@ def not_a_module(value: object, argument: str, error: type[AdaptError], expected
 
 
 def _from_text(value: str, argument: str, expected: str) -> str:
-    """How to make of a text what is expected: a model's name is loaded, a contract is parsed."""
+    """The remedy for a text: load a model by that name, or parse a contract."""
     model = f'aa.load("{value if ":" in value else "timm:" + value}")'
     if "Signature" not in expected:
         return f"{argument}={model}"
@@ -104,20 +104,20 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
 
 
 def parameters_of_parts(module: nn.Module) -> Iterator[nn.Parameter]:
-    """Parameters at every place where one stands: those in two places twice."""
+    """The parameters of all submodules; one that is registered twice comes twice."""
     for part in parts_of(module):
         yield from (one for one in part._parameters.values() if one is not None)
 
 
 def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Parameters and buffers at every place where one stands: those in two places twice."""
+    """The parameters and buffers of all submodules; one that is registered twice comes twice."""
     for part in parts_of(module):
         for kept in (part._parameters, part._buffers):
             yield from (one for one in kept.values() if one is not None)
 
 
 def plain_tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Tensors in plain attributes, also those in lists, tuples and dicts there.
+    """Unregistered tensors: those in attributes of all submodules, also in lists, tuples and dicts.
 
     Example:
         >>> layer = nn.Identity()
@@ -140,11 +140,11 @@ def _tensors_inside(value: object, depth: int) -> Iterator[torch.Tensor]:
 
 _REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
 _DEEPEST = 3
-"""How many lists, tuples and dicts deep a tensor is looked for: they may hold themselves."""
+"""Levels of nested lists, tuples and dicts that are searched: they may hold themselves."""
 
 
 def contents_of(cell: types.CellType) -> tuple[Any, ...]:
-    """What a variable of a closure holds; nothing before anything was put in.
+    """The value of a closure's cell as a tuple of one; empty where it was not assigned yet.
 
     Example:
         >>> contents_of(types.CellType(3)), contents_of(types.CellType())

@@ -1,7 +1,7 @@
-"""Kept weights: a module that writes to its own parameters when it is called has them back after the call.
+"""Kept weights: restoring the parameters that a module writes to in its own `forward`, as those that clamp weights do.
 
-Clamped weights, averages of other weights and the like are written in `forward`. Copies that are run to learn about a
-module share the storage of its parameters, so that without this a model that is only looked at would be changed.
+Copies that are run to learn about a module share the storage of its parameters. Without this such a run would change
+the user's model.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ __all__ = ["kept_weights"]
 
 
 def kept_weights(module: nn.Module) -> AbstractContextManager[object]:
-    """Put back parameters that are written to while the block runs, also where it raises.
+    """Restore parameters that are written to while the block runs, also where it raises.
 
-    Only what is written, or handed to NumPy and others that share its memory, is copied, when it is. Compiled programs
-    are left alone: they run as they are. Not seen is what is written through an array, or an address, that the module
-    took of its weights before.
+    A parameter is copied just before it is written to, or handed to NumPy and others that share its memory. Nothing is
+    done for compiled modules. Writes through an array or an address from before the block are not seen.
 
     Example:
         >>> layer = nn.Linear(1, 1)
@@ -38,33 +37,33 @@ def kept_weights(module: nn.Module) -> AbstractContextManager[object]:
     """
     if torch.compiler.is_compiling():
         return nullcontext()
-    with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it, which others may be counting
+    with torch._C.DisableTorchFunction():  # function modes that follow the run must not see this
         real = [one for one in parameters_of_parts(module) if not one.is_meta and one.layout == torch.strided]
         kept = {_storage(one): one for one in real}
     if not kept or any("_orig_mod" in one._modules for one in parts_of(module)):
         return nullcontext()
-    return _both(_Keeping(kept))
+    return _keeping(_Written(kept))
 
 
 @contextmanager
-def _both(keeping: _Keeping) -> Iterator[None]:
-    with keeping, _Handed(keeping):
+def _keeping(written: _Written) -> Iterator[None]:
+    with written, _Handed(written):
         yield
 
 
 class _Handed(TorchFunctionMode):
-    """Sees which tensors others than PyTorch get hold of, whose writing it does not."""
+    """Keeps parameters whose memory others than PyTorch get, since what these write is not seen."""
 
-    def __init__(self, keeping: _Keeping) -> None:
+    def __init__(self, written: _Written) -> None:
         super().__init__()
-        self._keeping = keeping
+        self._written = written
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in _HANDING_OUT:
             with torch._C.DisableTorchFunction():
-                self._keeping.keep(args[0])
+                self._written.keep(args[0])
         return func(*args, **(kwargs or {}))
 
 
@@ -73,8 +72,8 @@ _HANDING_OUT = frozenset(
 )
 
 
-class _Keeping(TorchDispatchMode):
-    """Sees every operation before it runs, those on `.data` and without gradients too."""
+class _Written(TorchDispatchMode):
+    """Keeps parameters just before an operation writes to them, also through `.data` and under `no_grad`."""
 
     supports_higher_order_operators = True
 
@@ -85,14 +84,14 @@ class _Keeping(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        for place in _written(func):
+        for place in _writes_to(func):
             given = args[place] if isinstance(place, int) and place < len(args) else (kwargs or {}).get(str(place))
             with torch._C.DisableTorchFunction():
                 self.keep(given)
         return func(*args, **(kwargs or {}))
 
     def keep(self, written: object) -> None:
-        """Copy those parameters whose memory is about to be written to, if they are not yet."""
+        """Copy the parameters with the storage of these tensors, unless that was done before."""
         for tensor in _tensors(written):
             key = _storage(tensor)
             if key in self._kept and key not in self._before:
@@ -106,8 +105,8 @@ class _Keeping(TorchDispatchMode):
 
 
 @functools.cache
-def _written(func: Any) -> tuple[int | str, ...]:
-    """Places and names of the arguments that an operation writes to."""
+def _writes_to(func: Any) -> tuple[int | str, ...]:
+    """Indices and names of the arguments that an operation writes to, by its schema."""
     schema = getattr(func, "_schema", None)
     if schema is None or not schema.is_mutable:
         return ()

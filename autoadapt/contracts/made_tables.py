@@ -1,6 +1,7 @@
-"""Made tables: what a run on the meta device made of nothing but sizes, and what of it is still there afterwards.
+"""Made tables: tensors that a run on the meta device computed from sizes alone, and that are still alive after it.
 
-Code may keep a table by size wherever it likes. Where it stays reachable, it gets the values that it would have.
+Code may keep such tables, as of positions, wherever it likes. Those that are still alive get the values that a real run
+computes.
 """
 
 from __future__ import annotations
@@ -16,23 +17,25 @@ from torch.utils.weak import TensorWeakRef
 __all__ = ["MadeTables"]
 
 _MOST_VALUES = 2**23
-"""What is made anew at most, in values; more is made for sizes that only probes have."""
+"""Limit on the values of all tables; where there are more, they are tables for sizes that only probes have."""
 _RANDOM = ("rand", "normal", "bernoulli", "multinomial", "uniform", "dropout", "poisson", "exponential")
 _TAKES_ITS_KIND = ("to", "type_as", "expand_as", "view_as", "reshape_as")
-"""Methods that read but the dtype, device or shape of a second tensor."""
+"""Methods that read only dtype, device or shape of their second tensor."""
 
 
 @dataclass(frozen=True)
 class _Made:
-    """A tensor by the number of the call that returned it, and its place in what that returned."""
+    """A tensor that a noted call returned."""
 
     call: int
+    """Index in `MadeTables._calls`."""
     place: int
+    """Index among the tensors that the call returned."""
 
 
 @dataclass(frozen=True)
 class _Like:
-    """A tensor of which but shape and dtype are read."""
+    """A tensor of which only shape and dtype are read."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -43,7 +46,7 @@ class _UnknownError(Exception):
 
 
 class MadeTables:
-    """The calls of a run that read neither inputs nor weights, to make them again with values.
+    """The calls of a run on the meta device that read neither inputs nor weights, to repeat them with values.
 
     Args:
         device: Where the module runs for real.
@@ -61,7 +64,7 @@ class MadeTables:
         tensors = [one for one in _listed(written) if isinstance(one, torch.Tensor)]
         if not tensors:
             return
-        with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it
+        with torch._C.DisableTorchFunction():  # function modes that follow the run must not see this
             tensors = [one for one in tensors if one.is_meta]
             if tensors:
                 self._note(func, args, kwargs, tensors)
@@ -83,10 +86,10 @@ class MadeTables:
             self._values += tensor.numel()
 
     def _read(self, value: Any, *, like: bool = False) -> Any:
-        """Arguments with their tensors named by the calls that made them.
+        """Arguments with a `_Made` in place of each tensor on the meta device, or a `_Like` where `like` is true.
 
         Raises:
-            _UnknownError: One depends on something else.
+            _UnknownError: A tensor was made by no noted call.
         """
         if isinstance(value, torch.Tensor) and value.is_meta:
             found = self._made.get(id(value))
@@ -103,7 +106,7 @@ class MadeTables:
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Give what is still there at the end of a block its values."""
+        """At the end of a block, give the tensors that are still alive their values."""
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""The meta device: forward passes without values, whatever tensors with values the code of a module keeps."""
+"""The meta device: forward passes without values, also of modules whose code keeps tensors with values."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ __all__ = ["OnMeta", "not_emptied", "on_the_meta_device"]
 
 @contextlib.contextmanager
 def on_the_meta_device(module: nn.Module, caches: OutsideCaches) -> Iterator[None]:
-    """While active, tensors made without a device have no values, and those with values mix with them.
+    """Make meta the default device, and let tensors with values take part in operations there.
 
-    What the code of the module keeps outside it is put back then; tables by size that are still there, in places where
-    nobody looks, get their values.
+    At the end, caches outside of the module are restored, and tables that survived elsewhere get their values.
 
     Args:
-        module: The user's, for where it stands.
-        caches: What its code can reach outside it.
+        module: The user's module, for its device.
+        caches: What its code can reach outside of it.
 
     Example:
         >>> kept = torch.ones(2)
@@ -35,7 +34,7 @@ def on_the_meta_device(module: nn.Module, caches: OutsideCaches) -> Iterator[Non
         ...     (torch.empty(3, 2) - kept).device.type
         'meta'
     """
-    with torch._C.DisableTorchFunction():  # who counts the functions of a run is not to count these
+    with torch._C.DisableTorchFunction():  # function modes that follow the run must not see this
         device = next((one.device for one in tensors_of(module) if not one.is_meta), torch.device("cpu"))
     tables = MadeTables(device)
     with tables.kept(), caches.kept(), ShapeRules(), torch.device("meta"), OnMeta(tables):
@@ -43,13 +42,13 @@ def on_the_meta_device(module: nn.Module, caches: OutsideCaches) -> Iterator[Non
 
 
 class OnMeta(TorchFunctionMode):
-    """Gives a function that refuses tensors on two devices those with values without them.
+    """Calls a function that refuses a mix of devices again, with all its tensors on the meta device.
 
-    A module that subtracts a constant of its file, or that reads a table which an earlier call left in a cache, would
-    else not run on the meta device. Where values are asked for, such a tensor still has them.
+    Without this, modules that subtract a constant of their file, or read a table that an earlier call left in a cache,
+    would not run on the meta device. Where values are asked for, such a tensor still has them.
 
     Args:
-        tables: Notes what is made of sizes alone.
+        tables: Notes what is computed from sizes alone.
     """
 
     def __init__(self, tables: MadeTables | None = None) -> None:
@@ -84,8 +83,8 @@ def not_emptied(func: Any, args: tuple[Any, ...], made: Any) -> Any:
     """What a function returned.
 
     Raises:
-        RuntimeError: It is a convolution of less than its kernel, which raises with values; on the meta device of torch
-            2.5 it returns axes of 0.
+        RuntimeError: A convolution of an input smaller than its kernel, which raises with values; on the meta device of
+            torch 2.5 it returns axes of size 0.
     """
     if func in _CONVOLUTIONS and isinstance(made, torch.Tensor):
         with torch._C.DisableTorchFunction():

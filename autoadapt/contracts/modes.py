@@ -1,4 +1,4 @@
-"""Modes: a module put into eval or train mode and handed on, whatever its own `train()` returns."""
+"""Modes: `module.eval()` and `module.train()` for modules whose own `train` returns nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ M = TypeVar("M", bound=nn.Module)
 def in_eval_mode(module: M) -> M:
     """The module itself, in eval mode.
 
-    Backbones that keep stages frozen override `train(mode)` and often return nothing, so that the value of
-    `module.eval()` must not be used.
+    Backbones with frozen stages override `train(mode)` and often return None, and `module.eval()` returns that.
     """
     module.eval()
     return module

@@ -1,4 +1,4 @@
-"""Origins: how a module was loaded, noted on the module itself, so that it can be made again."""
+"""Origins: the call that loaded a module, noted on the module itself, so that it can be repeated."""
 
 from __future__ import annotations
 
@@ -20,35 +20,36 @@ class Origin(NamedTuple):
     """The call that made a module."""
 
     verb: Verb
-    """Of `autoadapt.sources`."""
+    """A function of `autoadapt.sources`."""
     source: str
+    """The model's name with its scheme: `timm:resnet18`."""
     pretrained: bool
     options: dict[str, Any] | None
-    """None where they are more than plain values, so that no file can hold them."""
+    """Further keyword arguments; None where they are not all plain values, so that no file can hold them."""
 
 
 _ORIGIN = "autoadapt_origin"
 
 
 def origin_of(module: nn.Module) -> Origin | None:
-    """How a module, or the module that it is a view of, was loaded; None where it was made otherwise."""
+    """The call that loaded a module, or the module that it is a view of; None where nothing is noted."""
     noted = vars(module).get(_ORIGIN)
     return Origin(*noted) if isinstance(noted, tuple) and len(noted) == len(Origin._fields) else None
 
 
 def note_origin(module: nn.Module, verb: Verb, source: str, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
-    """Note on a module how it was made.
+    """Note on a module the call that made it, and return the module.
 
-    As plain values in a plain attribute: views and copies keep it, and whatever unpickles them needs no autoadapt.
+    The attribute holds plain values, so that copies keep it and unpickling needs no autoadapt.
     """
     vars(module)[_ORIGIN] = (verb, source, pretrained, _plain(options))
     return module
 
 
 def name_of(module: nn.Module) -> str:
-    """The name that a model has in its zoo, with the scheme; empty where neither origin nor model tells it.
+    """The name of a model in its zoo, with the scheme; empty where it is not known.
 
-    A model of timm tells its architecture, one of transformers the repository that it was loaded from.
+    It is read from the origin, timm's `pretrained_cfg["architecture"]`, or transformers' `config._name_or_path`.
 
     Example:
         >>> name_of(note_origin(nn.Identity(), "load", "timm:resnet18", False, {})), name_of(nn.Identity())
@@ -66,7 +67,7 @@ def name_of(module: nn.Module) -> str:
 
 
 def called(module: nn.Module) -> tuple[str, str]:
-    """The class of a module and its name in a zoo, as titles show them; a module may tell them of what it is made of.
+    """Class name and zoo name of a module, for titles; a class may define them as a property `autoadapt_title`.
 
     Example:
         >>> called(note_origin(nn.Identity(), "load", "timm:resnet18", False, {}))

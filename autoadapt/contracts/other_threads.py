@@ -1,4 +1,4 @@
-"""Other threads: whether a module gives there what it gives here."""
+"""Other threads: running a function in a thread of its own, to see whether a module returns the same there."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["in_another_thread"]
 
 _Made = TypeVar("_Made")
 _MOST_SECONDS = 30.0
-"""After which a run is left alone."""
+"""How long a run is waited for."""
 
 
 def in_another_thread(run: Callable[[], _Made]) -> _Made | None:
-    """What a run returns in a thread of its own, with the context variables of this one.
+    """What a function returns in a thread of its own, with the context variables of this one.
 
-    None where it does not end, since it waits for something that this thread holds. Where this thread has settings of
-    torch that others do not see (autocast, inference mode, a default device, modes), it is made here.
+    None where it does not end, as one that waits for a lock of this thread. Where settings of torch are active that are
+    local to this thread (autocast, inference mode, a default device, modes), the function is called in this one.
 
     Raises:
-        Exception: What the run raised.
+        Exception: Whatever the function raises.
 
     Example:
         >>> in_another_thread(threading.get_ident) == threading.get_ident()

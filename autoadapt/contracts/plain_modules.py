@@ -1,4 +1,4 @@
-"""Plain modules: those that a model keeps in lists, tuples, dicts and sets, where PyTorch does not register them."""
+"""Plain modules: modules in a model's plain lists, tuples, dicts and sets, where PyTorch does not register them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class PlainModule:
 
     @property
     def path(self) -> str:
-        """Where it stands in the model."""
+        """The path of the module, with its place in the attribute: `encoder.stages[0]`."""
         return f"{self.owner}.{self.place}".lstrip(".")
 
     @property
     def registered(self) -> str:
-        """The code that registers what the attribute holds."""
+        """A line of code that registers the modules in the attribute."""
         name = f"model.{self.owner}.{self.attribute}".replace("..", ".")
         kind = "ModuleDict" if "['" in self.place else "ModuleList"
         return f"{name} = {name}" if self.place == self.attribute else f"{name} = torch.nn.{kind}({name})"
 
 
 def plain_modules(model: nn.Module) -> list[PlainModule]:
-    """The modules in plain attributes of a model's modules, registered elsewhere or not.
+    """The modules in plain attributes of a model's submodules, whether they are registered elsewhere or not.
 
     Example:
         >>> model = nn.Sequential(nn.ReLU())
@@ -54,7 +54,7 @@ def plain_modules(model: nn.Module) -> list[PlainModule]:
 
 
 def kept_parts(model: nn.Module, members: Iterable[nn.Module]) -> list[str]:
-    """Attributes in which a model keeps parts of some members, which stay there when the members are replaced."""
+    """Plain attributes of a model that hold submodules of some members, and still would once these are replaced."""
     whole = set(members)
     inner = {part for member in whole for part in member.modules()} - whole
     found = (f"{one.owner}.{one.attribute}".lstrip(".") for one in plain_modules(model) if one.module in inner)
@@ -62,7 +62,7 @@ def kept_parts(model: nn.Module, members: Iterable[nn.Module]) -> list[str]:
 
 
 def registering(model: nn.Module, path: str) -> str:
-    """The code that registers a module of which the path leads through a plain attribute; empty for any other path."""
+    """The code that registers the module at a path through a plain attribute; empty for any other path."""
     parts = path.replace("[", ".[").split(".")
     wanted = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
     found = (one for one in plain_modules(model) if f"{one.owner}.{one.attribute}".lstrip(".") in wanted)
@@ -70,9 +70,12 @@ def registering(model: nn.Module, path: str) -> str:
 
 
 def replace_plain(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> Callable[[], None]:
-    """Put other modules where a model keeps some in plain attributes; what is returned takes that back.
+    """Replace modules in the plain attributes of a model.
 
     Lists, dicts and sets are changed in place, since functions may hold them too.
+
+    Returns:
+        A function that undoes it.
     """
     undo: list[Callable[[], object]] = []
     for host in list(model.modules()):
@@ -89,11 +92,11 @@ def replace_plain(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> Calla
 
 
 _DEEPEST = 4
-"""How many containers within each other are looked into."""
+"""Levels of nested containers that are searched."""
 _LARGEST = 10_000
-"""Entries of a container beyond which it is data."""
+"""Containers of more entries are data, and not searched."""
 _OWN = frozenset(vars(nn.Module()))
-"""What every module has: its registered parts, and its hooks."""
+"""Attributes of every module: its registered submodules and tensors, and its hooks."""
 
 
 def _attributes(host: nn.Module) -> dict[str, Any]:

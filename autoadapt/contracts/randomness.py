@@ -1,4 +1,4 @@
-"""Randomness: running a module that draws numbers without drawing any of the caller's."""
+"""Randomness: running a module that draws random numbers without advancing the caller's generators."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["OwnNumbers", "quiet", "undisturbed"]
 
 
 class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch annotates it in part
-    """While it is active, what this thread draws from torch comes from generators of its own.
+    """While it is active, what this thread draws from torch comes from generators of this mode.
 
-    Putting the state of the global generator back afterwards would not do: another thread that draws meanwhile would
-    get the same numbers twice.
+    Restoring the state of the global generator afterwards is not enough: another thread that draws meanwhile would get
+    the same numbers twice.
 
     Args:
         seed: For the generators.
@@ -67,7 +67,7 @@ class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch a
         return func(*args, **given) if made is NotImplemented else made
 
     def _dropout(self, values: torch.Tensor, p: float, train: bool | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """What graphics processors run in one kernel, which takes no generator."""
+        """Dropout as GPUs run it in one kernel, which takes no generator."""
         if train is False or p == 0:
             return values.clone(), torch.ones_like(values, dtype=torch.bool)
         chances = torch.rand(values.shape, generator=self._generator(values.device), device=values.device)
@@ -82,27 +82,27 @@ class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch a
 
 
 def _with_the_generator_by_name(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
-    """Arguments of which the generator, which some operations are given by its place, is the last and has its name."""
+    """The arguments with a generator that was passed by position moved to the keywords."""
     place = _place_of_the_generator(func)
     return (args[:place], {**given, "generator": args[place]}) if place and len(args) == place + 1 else (args, given)
 
 
 @functools.cache
 def _place_of_the_generator(func: Any) -> int:
-    """Which argument it is, counted from 0; 0 where there is none."""
+    """The index of the argument `generator`; 0 where there is none."""
     names = [argument.name for argument in func._schema.arguments]
     return names.index("generator") if "generator" in names else 0
 
 
 def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
-    """Where an operation draws: where its tensors are, or where it makes some."""
+    """The device on which an operation draws: that of its first tensor, or of the tensor that it makes."""
     tensors = (value for value in args if isinstance(value, torch.Tensor))
     return torch.device(kwargs.get("device") or next((tensor.device for tensor in tensors), "cpu"))
 
 
 @functools.cache
 def _taking_a_generator(func: Any) -> Any | None:
-    """The same operation, or that of its overloads with the same arguments, that takes a generator."""
+    """The operation, or its overload with the same arguments, that takes a generator; None where none does."""
     names = [argument.name for argument in func._schema.arguments]
     if "generator" in names:
         return func
@@ -115,28 +115,28 @@ def _taking_a_generator(func: Any) -> Any | None:
 
 
 class Numbers:
-    """What was drawn while a block ran."""
+    """Whether random numbers were drawn while a block ran; known when it ends."""
 
     def __init__(self) -> None:
         self.drawn = False
-        """Whether any were, by this thread or by another; told when the block ends."""
+        """Whether any were, by this thread or by another."""
         self.own = False
-        """Whether this thread drew some for certain."""
+        """Whether this thread certainly drew some."""
 
 
 @contextlib.contextmanager
 def undisturbed(seed: int | None = 0, *, put_back: bool = True) -> Iterator[Numbers]:
-    """Run modules with no gradients, no warnings and none of the caller's random numbers, also when something raises.
+    """Run modules without gradients, warnings, or any of the caller's random numbers, also when something raises.
 
-    Settings of torch that a module changes for the whole process are put back.
-
-    The generators of Python and numpy cannot be stood in for. They are put back if they were drawn from, unless another
-    thread has run meanwhile, whose numbers must not come again.
+    Process-wide settings of torch that a module changes are restored. So are the generators of Python and numpy, which
+    cannot be replaced for a block, if they were drawn from and no other thread ran meanwhile: that thread would get the
+    same numbers twice.
 
     Args:
-        seed: For what is drawn from torch. None where all runs on the meta device, where nothing is drawn, unless a
-            module asks for the processor: then torch's generator is put back on the same terms as the others.
-        put_back: Whether they are; a later run in a block that puts them back draws other numbers if not.
+        seed: For what is drawn from torch. None on the meta device, where nothing is drawn unless a module asks for the
+            CPU: torch's generator is then restored like the others.
+        put_back: Whether generators are restored. Without it, a later run draws other numbers, within an outer block
+            that restores them.
     """
     before = other_threads()
     given = [one.get() for one in _GENERATORS]
@@ -190,13 +190,13 @@ _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
 )
-"""What torch keeps for the whole process: how to ask for it, and how to set it."""
+"""Process-wide settings of torch: how to get each, and how to set it."""
 
 
 def _threads_after_their_turn() -> dict[int, int] | None:
-    """What `other_threads` says once those that wait for the interpreter have had their turn.
+    """`other_threads` once those that wait for the interpreter lock have run.
 
-    One that waits uses no processor time, and would get its turn between that look and what is then decided.
+    A waiting thread uses no processor time, and would run between the look at its clock and the decision after it.
     """
     if threading.active_count() > 1:
         time.sleep(0.0002)
@@ -204,10 +204,10 @@ def _threads_after_their_turn() -> dict[int, int] | None:
 
 
 def other_threads() -> dict[int, int] | None:
-    """How long each of the other threads has run, in nanoseconds of processor time, by its number in the system.
+    """Processor time of each other thread in nanoseconds, by native id; None where the system does not tell it.
 
-    Two equal answers mean that none has run in between. Monitors and receivers sleep nearly always, as those of
-    notebooks, progress bars and test runners do. None where there are others and the system does not tell.
+    Two equal answers mean that none has run in between. The threads of notebooks, progress bars and test runners sleep
+    nearly always.
     """
     current = threading.current_thread()
     others = [thread.native_id or 0 for thread in threading.enumerate() if thread is not current]
@@ -220,7 +220,7 @@ def other_threads() -> dict[int, int] | None:
 
 
 def _processor_clock(thread: int) -> int:
-    """Linux's clock of one thread, as `pthread_getcpuclockid` makes it, which must not be asked for one that ended."""
+    """Linux's clock id of a thread, as `pthread_getcpuclockid` computes it; that function crashes for ended threads."""
     return (~thread << 3) | 6
 
 

@@ -1,7 +1,7 @@
-"""Shape rules: what the commonest operations return on the meta device, told in microseconds.
+"""Shape rules: the results of the commonest operations on the meta device, in microseconds.
 
-PyTorch works most of these out in Python there, a thousand times slower than it runs them on small tensors. A rule
-answers for the plain case, contiguous tensors of one dtype, and leaves all else, errors as well, to PyTorch.
+PyTorch computes most of these in Python, a thousand times slower than it runs them on small tensors. A rule covers the
+plain case, contiguous tensors of one dtype, and returns None for all else: that is left to PyTorch, errors included.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Tensor: TypeAlias = torch.Tensor
 
 
 class ShapeRules(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Answers by rule where there is one. To be entered before modes that follow operations, which then see all.
+    """Answers by rule where there is one. Enter it before modes that follow operations: these then see all of them.
 
     Example:
         >>> with ShapeRules():
@@ -37,7 +37,7 @@ class ShapeRules(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         rule = RULES.get(func)
         if rule is not None:
-            with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it, which others may be counting
+            with torch._C.DisableTorchFunction():  # function modes that follow the run must not see this
                 made = rule(*args, **(kwargs or {}))
             if made is not None:
                 return made
@@ -45,13 +45,13 @@ class ShapeRules(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def are_plain(*tensors: Any) -> bool:
-    """Whether nothing is to be found out of tensors: they are contiguous, without values and of one dtype."""
+    """Whether rules cover these tensors: contiguous floating ones of one dtype on the meta device."""
     dtype = tensors[0].dtype
     return all(_is_known(one) and one.dtype is dtype and _is_contiguous(one) for one in tensors)
 
 
 def _is_contiguous(x: Tensor) -> bool:
-    """Whether a tensor lies in the order of its axes and passes for nothing else, as single cells may."""
+    """Whether a tensor is contiguous, and not in `channels_last` as well, as maps of one cell or one channel can be."""
     if not x.is_contiguous() or x.dim() < 4:
         return x.is_contiguous()
     channels_last = (torch.channels_last, torch.channels_last_3d)[x.dim() == 5]
@@ -59,7 +59,7 @@ def _is_contiguous(x: Tensor) -> bool:
 
 
 def _is_known(value: Any) -> bool:
-    """Whether this is a floating tensor on the meta device and no subclass of one."""
+    """Whether this is a floating tensor or parameter on the meta device, and of no other subclass."""
     return (
         type(value) in (Tensor, nn.Parameter)
         and value.is_meta
@@ -73,7 +73,7 @@ def _made(like: Tensor, *shape: int) -> Tensor:
 
 
 def _elementwise(*args: Any, **named: Any) -> Tensor | None:
-    """As the widest of the tensors, whose strides the others share where it is not contiguous."""
+    """The result has shape and strides of the tensor that all others broadcast to."""
     lead = _lead([*args, *named.values()])
     if lead is None:
         return None
@@ -85,13 +85,13 @@ def _elementwise_backward(gradient: Tensor, x: Tensor, *args: Any, **named: Any)
 
 
 def _written(x: Any, *args: Any, **named: Any) -> Tensor | None:
-    """What is written to: the first argument, which nothing is too wide for."""
+    """In-place operations: the first argument, if all others broadcast to it."""
     lead = _lead([x, *args, *named.values()])
     return x if lead is not None and lead.shape == x.shape and x.is_contiguous() else None
 
 
 def _lead(values: Sequence[Any]) -> Tensor | None:
-    """The tensor as wide as what all of them make together."""
+    """The tensor that all others broadcast to; None where there is none, or the rule does not cover them."""
     tensors = [one for one in values if isinstance(one, Tensor)]
     lead = max(tensors, key=lambda one: (one.dim(), one.numel()))
     for one in values:
@@ -104,7 +104,7 @@ def _lead(values: Sequence[Any]) -> Tensor | None:
 
 
 def _goes_with(lead: Tensor, other: Tensor) -> bool:
-    """Whether a tensor says nothing else about the strides than the widest: one row of values says nothing."""
+    """Whether a tensor broadcasts to another without changing the strides of the result."""
     if other.shape == lead.shape:
         return other.stride() == lead.stride() or (other.is_contiguous() and lead.is_contiguous())
     sizes = list(zip(reversed(other.shape), reversed(lead.shape), strict=False))
@@ -113,7 +113,7 @@ def _goes_with(lead: Tensor, other: Tensor) -> bool:
 
 
 def _along(x: Tensor, dim: int, *_dtype: Any) -> Tensor | None:
-    """Softmax, which keeps shapes; of halves it may make another dtype."""
+    """Softmax, which keeps the shape; not where it changes the dtype, as it may for half precision."""
     fits = -x.dim() <= dim < x.dim() and not any(one not in (None, False, x.dtype) for one in _dtype)
     return _made(x, *x.shape) if fits and are_plain(x) else None
 
@@ -129,7 +129,7 @@ def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_factors: Any) -> Tensor
 
 
 def _mm(left: Tensor, right: Tensor) -> Tensor | None:
-    """Products of matrices, also of turned ones, as the weights of linear layers are."""
+    """Matrix products, also of transposed matrices, such as the weights of linear layers."""
     fits = are_known(left, right) and left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0]
     return _made(left, left.shape[0], right.shape[1]) if fits else None
 
@@ -142,7 +142,7 @@ def _bmm(left: Tensor, right: Tensor) -> Tensor | None:
 
 
 def are_known(*tensors: Any) -> bool:
-    """Whether tensors are floating ones of one dtype on the meta device, and no subclass."""
+    """Whether all are floating tensors of one dtype on the meta device, contiguous or not."""
     return all(map(_is_known, tensors)) and len({one.dtype for one in tensors}) == 1
 
 
@@ -181,7 +181,7 @@ def _given(*tensors: Tensor | None) -> list[Tensor]:
 def _layer_norm(
     x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, _eps: float
 ) -> tuple[Tensor, ...] | None:
-    """Contiguous, however the axes of the input lie."""
+    """The result is contiguous, whatever the strides of the input."""
     given, kept = _given(weight, bias), x.dim() - len(shape)
     if not (_is_single(x) and shape and kept >= 0 and list(x.shape[kept:]) == list(shape) and are_plain(*given, x[:0])):
         return None
@@ -192,7 +192,7 @@ def _layer_norm(
 
 
 def _is_single(x: Tensor) -> bool:
-    """Whether norms keep the dtype of moments too, as those of halves need not."""
+    """Whether a norm's mean and variance have the dtype of its input, which half precision does not guarantee."""
     return _is_known(x) and x.dtype in (torch.float32, torch.float64)
 
 
@@ -235,7 +235,7 @@ def _group_norm(
 
 
 def _norm_backward(gradient: Tensor, x: Tensor, sizes: Sequence[int], weights: Sequence[Any], wanted: Any) -> Any:
-    """Gradients of the input, the weight and the bias, where all are wanted."""
+    """Gradients of input, weight and bias, where all three are wanted."""
     if not all(wanted) or any(one is None or list(one.shape) != list(sizes) for one in weights):
         return None
     if not _is_single(x) or not are_plain(x, gradient, *weights) or gradient.shape != x.shape:
@@ -287,7 +287,7 @@ def _resized(x: Tensor, size: Sequence[int], *_rest: Any) -> Tensor | None:
 
 
 def _overloads(names: str) -> list[Any]:
-    """Operations by name, those that this version of PyTorch has."""
+    """The aten overloads of these names, without those that this version of PyTorch lacks."""
     found = []
     for name in names.split():
         packet, _, overload = name.partition(".")
@@ -333,4 +333,4 @@ RULES: Mapping[Any, Callable[..., Any]] = {
     aten.native_batch_norm_backward.default: _batch_norm_backward,
     aten.native_group_norm_backward.default: _group_norm_backward,
 }
-"""What an operation returns, or None where the rule does not apply."""
+"""By operation, a function that returns its result, or None where the rule does not apply."""
