@@ -1,8 +1,8 @@
-"""Caches: what code keeps outside a module between its calls, noted before a module is probed and put back after.
+"""Caches: what a module's code keeps outside of the module between calls, recorded before a probe and restored after.
 
-A table by size may stand in a `functools.lru_cache`, on a class, in a module global, in a default argument or in a
-closure. On the meta device such a table has no values, and the user's own model would find it there. So may a size that
-is taken from the first call, and every later one would be held to it.
+Code may keep a table for each size in a `functools.lru_cache`, on a class, in a global, in a default argument or in a
+closure. A run on the meta device leaves tables without values there, which the user's own model would read. It may also
+leave the size of its input where code keeps that of the first call and requires it of all later ones.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ __all__ = ["OutsideCaches", "apart"]
 T = TypeVar("T")
 
 _FOREIGN = frozenset({"torch", "numpy", "autoadapt", *sys.stdlib_module_names}) - {"__main__"}
-"""Packages that keep no tensors of a model."""
+"""Packages whose own code keeps no tensors of a model."""
 _LARGEST = 100_000
-"""Entries of a container beyond which it is data, no cache."""
+"""Containers of more entries are data and no caches."""
 _DEEPEST = 6
-"""How many containers and objects within each other are looked into."""
+"""Levels of nested containers and objects that are searched."""
 _MOST_VALUES = 1_500
-"""What is nearest to the module is looked into first; large libraries name nearly all of themselves."""
+"""Objects that are searched, those nearest to the module first: code of large libraries reaches nearly all of them."""
 _ABSENT = object()
 
 _SHARED_BY_COPIES = (types.FunctionType, functools.partial, functools._lru_cache_wrapper, type)
-"""What `copy.deepcopy` hands on as it is."""
+"""Types whose objects `copy.deepcopy` returns unchanged."""
 _HOLDERS = (
     types.SimpleNamespace,
     collections.UserDict,
@@ -55,15 +55,18 @@ _CODE = (type, types.ModuleType, types.FunctionType, str, bytes, int, float)
 
 
 def apart(call: Callable[..., T], *args: Any) -> T:
-    """What a call returns; context variables that it sets are set nowhere else."""
+    """What a call returns, made in a copy of the context, so that context variables that it sets are lost."""
     return contextvars.copy_context().run(call, *args)
 
 
 class OutsideCaches:
-    """What the code of a module can reach outside it, as it was when this was made.
+    """A record of all caches that the code of a module can reach outside of the module.
+
+    The search starts at the classes and hooks of the module, and follows the functions, classes and globals that their
+    code names.
 
     Args:
-        module: The module; its classes are read, and the functions, classes and globals that their code names.
+        module: The module; it is only read.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -81,19 +84,19 @@ class OutsideCaches:
             value, depth = self._waiting.popleft()
             if depth <= _DEEPEST and id(value) not in self._seen:
                 self._seen[id(value)] = value
-                with contextlib.suppress(Exception):  # objects may raise whatever they like when they are looked at
+                with contextlib.suppress(Exception):  # an object may raise anything when its attributes are read
                     self._look_into(value, depth)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Put everything back at the end of a block, also where it raises."""
+        """Restore the caches at the end of a block, also where it raises."""
         try:
             yield
         finally:
             self.put_back()
 
     def put_back(self) -> None:
-        """Take out tensors on the meta device that came since, and sizes where none were; everything else stays."""
+        """Undo what put tensors on the meta device, or sizes where there were none; other changes stay."""
         for place in self._places:
             place()
 
@@ -135,7 +138,7 @@ class OutsideCaches:
         self._later([getattr(value, "__dict__", None), type(value)], depth + 1)
 
     def _note_torch_classes(self, kind: type) -> None:
-        """What code of models sets on the classes of torch's layers, whose own code keeps nothing there."""
+        """Record attributes of torch's own classes, since the code of models may set some; their methods set none."""
         for cls in kind.__mro__[:-1]:
             if _is_foreign(cls) and id(cls) not in self._seen:
                 self._seen[id(cls)] = cls
@@ -143,7 +146,7 @@ class OutsideCaches:
                 self._later([one for one in vars(cls).values() if type(one) in (dict, list)], 0)
 
     def _note_torch_module(self, module: types.ModuleType, names: frozenset[str]) -> None:
-        """The same for its Python modules, as far as code names what is in them."""
+        """The same for Python modules of torch, as far as code names their attributes."""
         self._later([one for name in names if type(one := vars(module).get(name)) in (dict, list)], 0)
         if id(module) not in self._seen:
             self._seen[id(module)] = module
@@ -156,7 +159,7 @@ class OutsideCaches:
         self._waiting += [(value, depth) for value in values if not isinstance(value, _PLAIN)]
 
     def _look_into_function(self, function: types.FunctionType, depth: int) -> None:
-        """Its defaults, closure and attributes, and the globals that its code names."""
+        """Search its defaults, closure and attributes, and the globals that its code names."""
         self._later([*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()], depth)
         self._later([function.__dict__], depth)
         for cell in function.__closure__ or ():
@@ -170,7 +173,7 @@ class OutsideCaches:
             self._look_into_namespace(function.__globals__, names, depth)
 
     def _look_into_namespace(self, namespace: dict[str, Any], names: frozenset[str], depth: int) -> None:
-        """Those globals that are named; those of another module that are named with it, `tables.CACHE`."""
+        """Search the globals of these names; through a Python module also its globals, as in `tables.CACHE`."""
         values = {name: namespace.get(name) for name in names}
         code = (types.ModuleType, types.BuiltinFunctionType, types.FunctionType, type)
         self._places.append(_names_place(namespace, [n for n, value in values.items() if not isinstance(value, code)]))
@@ -191,7 +194,7 @@ class OutsideCaches:
                     self._look_into_member(cls, name, member, depth)
 
     def _look_into_member(self, cls: type, name: str, member: Any, depth: int) -> None:
-        """Methods only once code that is looked into names them: of a large library a model runs little."""
+        """Search a class attribute; a method only once other code names it, since a model runs little of a library."""
         if (
             not isinstance(member, _METHODS)
             or name in self._named
@@ -217,7 +220,7 @@ def _is_foreign_name(name: str) -> bool:
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-    """What code names, that of functions within it included."""
+    """The global and attribute names in code, and in that of functions inside."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -237,20 +240,20 @@ def _holds_meta(value: Any) -> bool:
 
 
 def _gone(changed: Mapping[Any, Any], before: Callable[[Any], Any]) -> list[Any]:
-    """Which of the changed entries are to be as before: all with a tensor on the meta device, or first sizes."""
+    """The keys to restore: all changed ones if any holds a tensor on the meta device, else those with a first size."""
     if _holds_meta(changed):
         return list(changed)
     return [key for key, now in changed.items() if _is_size(now) and before(key) in (_ABSENT, None)]
 
 
 def _is_size(value: Any) -> bool:
-    """Whether a value is a number of cells, or some of them."""
+    """Whether a value may be a size: an integer, or a list or tuple of integers."""
     parts = value if isinstance(value, (tuple, list)) else (value,)
     return bool(parts) and all(type(part) is int for part in parts)
 
 
 def _lru_place(cached: Any) -> Callable[[], None]:
-    """Looked at always: once cleared and filled again, its counters stand where they stood."""
+    """Clears a `functools.lru_cache` that holds a tensor on meta; its counters do not tell whether it was refilled."""
 
     def put_back() -> None:
         if cached.cache_info().currsize and _holds_meta(cached):
@@ -260,7 +263,7 @@ def _lru_place(cached: Any) -> Callable[[], None]:
 
 
 def _slots(kind: type) -> Iterator[Any]:
-    """What stands for the attributes of objects that have slots in place of a dict, those inherited as well."""
+    """The descriptors of a class's `__slots__`, inherited ones included."""
     for cls in kind.__mro__:
         names = vars(cls).get("__slots__", ())
         yield from (vars(cls).get(name) for name in ((names,) if isinstance(names, str) else names))
@@ -275,11 +278,11 @@ def _is_filled(value: Any, slot: types.MemberDescriptorType) -> bool:
 
 
 def _place(read: Callable[[], Mapping[Any, Any]], put: Callable[[Any, Any], None]) -> Callable[[], None]:
-    """Entries that belong together, as a size stands beside the table that was made for it.
+    """A function that restores entries which belong together, as a size and the table for it do.
 
     Args:
-        read: The entries as they are now, by key.
-        put: Puts a value at a key again; takes out what is there for `_ABSENT`.
+        read: Returns the current entries by key.
+        put: Sets the value of a key, or removes the key where the value is `_ABSENT`.
     """
     before = dict(read())
 
@@ -321,7 +324,7 @@ def _cell_place(cell: types.CellType) -> Callable[[], None]:
 
 
 def _names_place(namespace: dict[str, Any], names: Iterable[str]) -> Callable[[], None]:
-    """Of the globals of a Python module, those with these names."""
+    """The globals of these names in a Python module."""
     kept = tuple(names)
     put = functools.partial(_set_entry, namespace)
     return _place(lambda: {name: namespace.get(name, _ABSENT) for name in kept}, put)
@@ -342,7 +345,7 @@ def _class_place(cls: type) -> Callable[[], None]:
 
 
 def _same(mapping: Mapping[Any, Any], before: Mapping[Any, Any]) -> bool:
-    """Whether nothing changed; quick, since nearly always so."""
+    """Whether nothing changed, as is nearly always the case."""
     return len(mapping) == len(before) and all(map(operator.is_, mapping.values(), before.values()))
 
 

@@ -1,6 +1,6 @@
-"""Closures: functions on a module that hold parts of it, as hooks and a `forward` that is put on an instance do.
+"""Closures: functions on a module that hold submodules or tensors of it, as hooks and a patched `forward` do.
 
-`copy.deepcopy` hands functions on as they are, so that those of a copy would run, and write to, the original.
+`copy.deepcopy` does not copy functions, so that those of a copied module would run, and write to, the original.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _EMPTY = frozenset({dict, OrderedDict, list, set})
 _CONTAINERS = (dict, list, set, deque)
 _KEPT_APART = ("_parameters", "_buffers", "_modules")
 _LARGEST = 10_000
-"""Entries of a container beyond which it is data, and holds no part of a module."""
+"""Containers of more entries are data, and hold no part of a module."""
 _DEEPEST = 8
-"""How many functions, containers and objects within each other are looked into."""
+"""Levels of nested functions, containers and objects that are searched."""
 _FOREIGN = frozenset({"torch", "numpy", *sys.stdlib_module_names}) - {"__main__"}
 
 
 class Closures:
-    """New functions in place of those on a module that hold parts of it, or what its attributes hold.
+    """Copies of the functions on a module that hold its submodules, its tensors, or objects in its attributes.
 
-    What two of the functions hold together, as the list that a hook fills and `forward` reads, is copied with them. A
-    function that only holds what is outside the module, as a list of the caller's, is handed on as it is.
+    An object that two of them share, as a list that a hook fills and `forward` reads, is copied once for both. A
+    function that only holds objects from outside of the module, as a list of the caller's, is not copied.
 
     Args:
         module: The original; it is only read.
@@ -58,23 +58,23 @@ class Closures:
 
     @property
     def memo(self) -> dict[int, Any]:
-        """For the memo of `copy.deepcopy`: the new functions, empty as yet."""
+        """Entries for the memo of `copy.deepcopy`: the new functions, which `fill` completes."""
         return {number: made for number, (_, made) in self._made.items()}
 
     @property
     def held(self) -> list[Any]:
-        """What the functions hold that is to be copied."""
+        """The objects that the functions hold and that will be copied."""
         return [value for function, _ in self._made.values() for value in _held(function) if self._is_own(value)]
 
     def fill(self, copied: nn.Module, memo: dict[int, Any]) -> None:
-        """Let the new functions hold what stands in the copy, and the copy hold the new functions.
+        """Give the new functions their copied closures, defaults and attributes, and put them on the copied module.
 
         Args:
-            copied: The copy that was made.
-            memo: With which `copy.deepcopy` made it.
+            copied: The copied module.
+            memo: The memo with which `copy.deepcopy` made it.
 
         Raises:
-            Exception: Whatever `copy.deepcopy` raises for what they hold.
+            Exception: Whatever `copy.deepcopy` raises for an object that they hold.
         """
         for cell, new_cell in self._cells.values():
             for value in contents_of(cell):
@@ -90,7 +90,7 @@ class Closures:
                 self._put(vars(part), places[path], memo)
 
     def _put(self, attributes: Mapping[str, Any], copied: nn.Module, memo: dict[int, Any]) -> None:
-        """Replace functions and their methods among the attributes and hooks of a part."""
+        """Replace functions, and methods bound from them, among the attributes and hooks of a submodule."""
         for name, value in attributes.items():
             if self._is_made(value):
                 copied.__dict__[name] = self._renewed(value, memo)
@@ -110,7 +110,7 @@ class Closures:
         return copy.deepcopy(value, memo) if self._is_own(value) else value
 
     def _make(self, functions: list[types.FunctionType]) -> None:
-        """Make those that hold something of the module's own; what they hold besides is its own then, too."""
+        """Make those that hold something of the module's own; other mutable objects that they hold become its own."""
         reached = {id(one): _reached([one]) for one in functions}
         waiting = {
             id(one): one for found in reached.values() for one in found.values() if isinstance(one, types.FunctionType)
@@ -123,7 +123,7 @@ class Closures:
                 self._own |= {key for key, value in reached[number].items() if _is_copied(value)}
 
     def _empty(self, function: types.FunctionType) -> types.FunctionType:
-        """The function over cells of its own, in which nothing stands as yet; one for each cell of the original."""
+        """A copy of the function with empty cells; functions that share a cell get copies that share one, too."""
         cells = function.__closure__ or ()
         new_cells = tuple(self._cells.setdefault(id(cell), (cell, types.CellType()))[1] for cell in cells)
         code, name = function.__code__, function.__name__
@@ -132,12 +132,12 @@ class Closures:
         return made
 
     def _is_own(self, value: Any) -> bool:
-        """Whether a value that a function holds is to be copied with it."""
+        """Whether a value that a function holds is copied with it."""
         return isinstance(value, torch.Tensor) or not self._own.isdisjoint(_reached([value]))
 
 
 def _attributes(module: nn.Module) -> Iterator[Any]:
-    """What may hold a function; quick, since nearly all are numbers, texts and empty containers."""
+    """The attributes of all submodules that may hold a function: no numbers, texts or empty containers."""
     for part in parts_of(module):
         for name, value in vars(part).items():
             kind = type(value)
@@ -148,7 +148,7 @@ def _attributes(module: nn.Module) -> Iterator[Any]:
 
 
 def _reached(values: Iterable[Any], *, past_functions: bool = True) -> dict[int, Any]:
-    """What values hold, by `id`, themselves included; of modules their parts, and nothing else within them."""
+    """All objects that values hold, by `id`, themselves included; of a module only its submodules."""
     found: dict[int, Any] = {}
     level = list(values)
     for _ in range(_DEEPEST):
@@ -186,7 +186,7 @@ def _within(value: Any) -> Iterable[Any]:
 
 
 def _held(function: types.FunctionType) -> Iterator[Any]:
-    """What a function holds: its closure, its default arguments, its attributes."""
+    """The objects in a function's closure, default arguments and attributes."""
     for cell in function.__closure__ or ():
         yield from contents_of(cell)
     yield from function.__defaults__ or ()
@@ -195,7 +195,7 @@ def _held(function: types.FunctionType) -> Iterator[Any]:
 
 
 def _is_copied(value: Any) -> bool:
-    """Whether something that several functions hold is to be one for all of them: what they can write to."""
+    """Whether an object is mutable, so that functions which share it must share its copy."""
     if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
         return False
     return isinstance(value, (*_CONTAINERS, types.CellType, torch.Tensor, nn.Module)) or (

@@ -1,4 +1,4 @@
-"""Taps: views that return what inner modules put out, or read."""
+"""Taps: views that return outputs, or first arguments, of inner modules."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["hand_on_copies", "overwritten", "takes_what_is_read", "tap"]
 
 
 def tap(module: nn.Module, taps: Sequence[tuple[str, int, str]]) -> None:
-    """Make a view return inner outputs instead of its own, as a tuple.
+    """Make a view return a tuple of inner tensors instead of its own output.
 
     Args:
-        module: A view; its hooks are added to.
-        taps: Path of the module (empty for the whole), which of its calls, and the path within its output, or
-            `inputs.0` for its first argument.
+        module: A view; hooks are added to it.
+        taps: For each tensor the path of a module (empty for the whole), which of its calls, from 0, and the path
+            within its output, or `inputs.0` for its first argument.
 
     Raises:
         CaptureError: A path names no module.
@@ -35,7 +35,7 @@ def tap(module: nn.Module, taps: Sequence[tuple[str, int, str]]) -> None:
         ]
         raise CaptureError("a tap does not exist", faults)
     if any(getattr(hook, "__self__", None) == _Collected(tuple(taps)) for hook in module._forward_hooks.values()):
-        return  # a view of what was tapped so already
+        return  # a view of a module that has these taps already
     collected = _Collected(tuple(taps))
     for path, reads in _hooked(taps):
         if reads:
@@ -48,15 +48,15 @@ def tap(module: nn.Module, taps: Sequence[tuple[str, int, str]]) -> None:
 
 
 def _hooked(taps: Sequence[tuple[str, int, str]]) -> list[tuple[str, bool]]:
-    """The modules that get a hook, and whether it is for what they read."""
+    """The path of each module that gets a hook, and whether the hook takes its first argument."""
     return list(dict.fromkeys((path, leaf == leaves.READ) for path, _, leaf in taps if path))
 
 
 class _Collected:
-    """What the taps of one module take, kept apart for each of its running calls.
+    """The tensors that the taps of one view took, separately for each of its running calls.
 
-    Calls run side by side in threads and in replicas, which share hooks, and within each other where a model calls
-    itself. Inner modules also run without any call, when gradient checkpointing runs them anew.
+    Calls may run in parallel threads and replicas, which share hooks, and within each other where a model calls itself.
+    Inner modules also run outside of any call, when gradient checkpointing recomputes them.
     """
 
     def __init__(self, taps: tuple[tuple[str, int, str], ...]) -> None:
@@ -93,7 +93,7 @@ class _Collected:
         )
 
     def end(self, _module: nn.Module, _args: Any, _output: Any) -> None:
-        """Forget a call; also one that raised."""
+        """Forget a call that ended, also one that raised."""
         if self._calls.taken:
             self._calls.taken.pop()
 
@@ -117,15 +117,15 @@ class _CollectRead(_Collect):
 
 
 def takes_what_is_read(hook: object) -> bool:
-    """Whether a hook takes what its module reads, so that it serves as well without the module."""
+    """Whether a hook takes its module's first argument, so that an identity in the module's place serves as well."""
     return isinstance(hook, _CollectRead)
 
 
 def hand_on_copies(module: nn.Module, taps: Collection[tuple[str, int, str]]) -> None:
-    """Let nothing that a view does after its taps write over what they took.
+    """Protect tapped tensors from being written to by what runs after the tap.
 
-    What a tapped module returns is handed on as a copy. Of what it reads, it and the tap get a copy: the caller keeps
-    the tensor itself, and may write to it.
+    The output of a tapped module is passed on as a copy. Of a first argument the module and the tap get a copy: the
+    caller keeps the tensor itself, and may write to it.
     """
     for path, reads in _hooked(list(taps)):
         inner = module.get_submodule(path)
@@ -146,12 +146,12 @@ def _handed_on(_module: nn.Module, _args: Any, output: Any) -> Any:
 def overwritten(
     module: nn.Module, taps: Sequence[tuple[str, int, str]], run: Callable[[nn.Module], object]
 ) -> list[tuple[str, int, str]]:
-    """The taps of which the tensor is written over before the whole returns.
+    """The taps whose tensor is written to in place after it was taken and before the whole returns.
 
     Args:
         module: A copy that may be run; hooks are added to it.
         taps: As for `tap`.
-        run: Runs it.
+        run: Runs the copy.
     """
     noted: list[tuple[tuple[str, int, str], torch.Tensor, int]] = []
 

@@ -1,4 +1,4 @@
-"""Uncopyable attributes: what of a module `copy.deepcopy` cannot copy, and what stands for it in a copy."""
+"""Uncopyable attributes: those of a module that `copy.deepcopy` cannot copy, which its copies share instead."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["first_uncopyable", "stand_ins"]
 
 
 def stand_ins(module: nn.Module, memo: Mapping[int, Any], held: Iterable[Any] = ()) -> dict[int, Any]:
-    """For the memo of `copy.deepcopy`: what a copy shares with a module because it cannot be copied.
+    """Entries for the memo of `copy.deepcopy`: the objects that a copy shares with a module.
 
-    That are locks, open files, generators, Python modules and the like, wherever they stand within an attribute;
-    everything around them is still copied, and nothing that holds a tensor is shared. A torch generator gets a copy
-    in the same state.
+    These are locks, open files, generators, Python modules and the like, wherever they stand inside an attribute.
+    Everything around them is copied, and nothing that holds a tensor is shared. A `torch.Generator` gets a copy in the
+    same state.
 
     Args:
         module: The original; it is only read.
-        memo: What stands for its tensors.
-        held: What else is to be copied with it.
+        memo: The copies of its tensors, by `id` of the original.
+        held: Further objects that will be copied with it.
     """
     found: dict[int, Any] = {}
     for value in (*(value for _, value in _attributes(module)), *held):
@@ -31,7 +31,7 @@ def stand_ins(module: nn.Module, memo: Mapping[int, Any], held: Iterable[Any] = 
 
 
 def first_uncopyable(module: nn.Module, memo: Mapping[int, Any]) -> str:
-    """The path of the first attribute that cannot be copied, or of the module that refuses it itself."""
+    """The path of the first attribute that cannot be copied, or else of the innermost module that cannot."""
     for path, value in _attributes(module):
         if not _can_be_copied(value, memo):
             return path
@@ -40,7 +40,7 @@ def first_uncopyable(module: nn.Module, memo: Mapping[int, Any]) -> str:
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every attribute of every module inside, but for parameters, buffers and modules."""
+    """Path and value of each attribute of each submodule, but for registered parameters, buffers and modules."""
     for path, inner in module.named_modules():
         for name, value in vars(inner).items():
             if name not in ("_parameters", "_buffers", "_modules"):
@@ -48,7 +48,7 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _look(value: Any, memo: Mapping[int, Any], found: dict[int, Any], seen: set[int]) -> None:
-    """Note what is to be shared in a value: the innermost things that cannot be copied."""
+    """Note the innermost objects in a value that cannot be copied."""
     if id(value) in seen or isinstance(value, (torch.Tensor, nn.Module)):
         return
     seen.add(id(value))
@@ -67,10 +67,10 @@ def _look(value: Any, memo: Mapping[int, Any], found: dict[int, Any], seen: set[
 
 
 def _parts(value: Any) -> list[Any]:
-    """What `copy.deepcopy` would copy of a value.
+    """The objects inside of a value that `copy.deepcopy` would copy.
 
     Raises:
-        TypeError: It cannot be taken apart, as a lock.
+        TypeError: It cannot be reduced, as a lock.
     """
     if isinstance(value, Mapping):
         return [*value.keys(), *value.values()]

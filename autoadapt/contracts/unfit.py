@@ -1,4 +1,4 @@
-"""Unfit modules: whose tensors are none that can be looked at, and what to do instead."""
+"""Unfit modules: refusals of sharded, fake and lazy parameters, and the default device that a copy needs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["default_device", "off_the_meta_device", "refuse_unfit"]
 
 
 def refuse_unfit(module: nn.Module) -> None:
-    """Refuse tensors that are pieces of sharded ones, that torch only pretends to have, or that have no shape yet.
+    """Refuse modules with sharded tensors (FSDP, `DTensor`), `FakeTensor`s, or lazy parameters without a shape.
 
     Raises:
-        CaptureError: With what to do first.
+        CaptureError: The module has some.
     """
     kinds = {type(one).__name__ for one in (*tensors_of(module), torch.empty(0))}
     if kinds <= {"Tensor", "Parameter", "Buffer"} and not any(map(_is_sharded, parts_of(module))):
@@ -59,10 +59,10 @@ def _refuse_lazy(module: nn.Module) -> None:
 
 
 def off_the_meta_device() -> contextlib.AbstractContextManager[object]:
-    """While active, tensors made without a device have values, also after `torch.set_default_device("meta")`."""
+    """Make the CPU the default device while `torch.set_default_device("meta")` is in effect; else do nothing."""
     return torch.device("cpu") if default_device().type == "meta" else contextlib.nullcontext()
 
 
 def default_device() -> torch.device:
-    """Where tensors are made without a device; torch 2.5's own function raises after `set_default_device(None)`."""
+    """As `torch.get_default_device()`, which in torch 2.5 raises after `set_default_device(None)`."""
     return torch.empty(0).device

@@ -1,4 +1,4 @@
-"""Views: another set of module objects over the tensors of a module."""
+"""Views: copies of a module that share its parameters' storage, and other copies by one rule for tensors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def view(module: nn.Module) -> nn.Module:
 
 
 def refuse_scripts(module: nn.Module) -> None:
-    """Refuse ScriptModules, of which a copy neither shares the weights nor has ones that can be trained.
+    """Refuse ScriptModules, whose copies neither share their weights nor can be trained.
 
     Raises:
         CaptureError: A module inside is one.
@@ -71,18 +71,18 @@ def refuse_scripts(module: nn.Module) -> None:
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
-    """The module that a `torch.compile` wrapper stands for; any other module itself."""
+    """The module inside of a `torch.compile` wrapper; any other module itself."""
     wrapped: nn.Module = getattr(module, "_orig_mod", module)
     return wrapped
 
 
 def within_wrapper(module: nn.Module, path: _Paths) -> tuple[nn.Module, _Paths]:
-    """The module that a `torch.compile` wrapper stands for, and a path, a span or a list of paths as it leads there.
+    """The module inside of a `torch.compile` wrapper, with a path, a span or a list of paths relative to it.
 
-    The wrapper compiles anew when a part of that is replaced.
+    The wrapper compiles again when a submodule of that is replaced.
 
     Raises:
-        AdaptError: It is no path.
+        AdaptError: `path` is no text and no list of texts.
     """
     inner = uncompiled(module)
     for one in path if isinstance(path, (list, tuple)) else [] if path is None else [path]:
@@ -97,25 +97,23 @@ def within_wrapper(module: nn.Module, path: _Paths) -> tuple[nn.Module, _Paths]:
 def copy_module(module: nn.Module, copy_tensor: TensorCopy) -> nn.Module:
     """Copy a module with one rule for its tensors, whether registered or kept in plain attributes.
 
-    Every part of the copy is in the mode of its original, also where its class makes copies in train mode.
+    Functions that hold parts of the module, as hooks and a patched `forward` do, are copied over the parts of the copy.
+    Locks, open files, generators and Python modules among its attributes are shared with the original. Each submodule
+    is in the mode (train or eval) of its original, also where its class makes copies in train mode.
 
     Args:
-        module: The original; it is only read. `torch.compile` wrappers are taken off.
-        copy_tensor: Makes the tensor of the copy from that of the original; called once a tensor, so that
+        module: The original; it is only read. A `torch.compile` wrapper is taken off.
+        copy_tensor: Makes the tensor of the copy from that of the original. It is called once for each tensor, so that
             tied parameters stay tied.
 
     Raises:
         CaptureError: The module holds something that can be neither copied nor shared, or parameters without a shape.
-
-    Functions that hold parts of the module, as hooks and a `forward` put on an instance do, are made anew over the
-    parts of the copy. Locks, open files, generators and Python modules among its attributes are shared with the
-    original.
     """
     original = uncompiled(module)
     refuse_unfit(original)
     rule = _TensorCopies(copy_tensor)
     memo: dict[int, Any] = {}
-    with torch.inference_mode(False):  # else what is made there can never be trained
+    with torch.inference_mode(False):  # tensors made in inference mode can never be trained
         for tensor in tensors_of(original):
             memo[id(tensor)] = rule.copy(tensor)
         with rule:
@@ -148,14 +146,14 @@ def _copied(original: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _with_its_functions(original: nn.Module, closures: Closures, memo: dict[int, Any]) -> nn.Module:
-    """A deep copy whose hooks, and functions on instances, run on the copy."""
+    """A deep copy whose hooks and patched methods run on the copy."""
     copied = deep_copy(original, memo)
     closures.fill(copied, memo)
     return copied
 
 
 def _refuse_itself(original: nn.Module, copied: nn.Module) -> None:
-    """Refuse a copy that holds modules of the original: what is done to it would be done to them."""
+    """Refuse a copy that holds submodules of the original, as a custom `__deepcopy__` may make."""
     parts = {id(part) for part in parts_of(copied)}
     if parts.isdisjoint(map(id, parts_of(original))):
         return
@@ -176,12 +174,9 @@ def _refuse_itself(original: nn.Module, copied: nn.Module) -> None:
 
 
 def keep_modes(original: nn.Module, copied: nn.Module) -> None:
-    """Put each part of a copy into the mode of the part at the same path, without calling anybody's `train`.
-
-    What stands in the place of another module takes the mode of that place.
-    """
+    """Set `training` of each submodule of a copy to that of the submodule at the same path, without calling `train`."""
     parts, others = parts_of(original), parts_of(copied)
-    if len(parts) == len(others) and all(map(_holds_alike, parts, others)):  # the paths agree, and cost much
+    if len(parts) == len(others) and all(map(_has_same_names, parts, others)):  # the same paths, which are slow to list
         for part, other in zip(parts, others, strict=True):
             if other.training != part.training:
                 other.training = part.training
@@ -192,12 +187,12 @@ def keep_modes(original: nn.Module, copied: nn.Module) -> None:
             part.training = modes[path]
 
 
-def _holds_alike(part: nn.Module, other: nn.Module) -> bool:
+def _has_same_names(part: nn.Module, other: nn.Module) -> bool:
     return part._modules.keys() == other._modules.keys()
 
 
 class _TensorCopies(TorchFunctionMode):
-    """Hands every `copy.deepcopy` of a tensor to one rule; keeps what the rule made alive and unique."""
+    """Lets `copy.deepcopy` copy tensors by one rule, once each; keeps the copies alive."""
 
     def __init__(self, copy_tensor: TensorCopy) -> None:
         super().__init__()
@@ -223,15 +218,15 @@ class _TensorCopies(TorchFunctionMode):
 
 
 def _may_be_a_generators_state(tensor: torch.Tensor) -> bool:
-    """Whether this may come from a `torch.Generator` that is copied, which needs the values.
+    """Whether this may be the state of a `torch.Generator` that is being copied, which needs the values.
 
-    Given none, `__setstate__` of torch returns with the error still set, and Python raises it at some later place.
+    Without them `Generator.__setstate__` returns with an exception set, and Python raises it at some later place.
     """
     return tensor.dtype is torch.uint8 and tensor.dim() == 1 and tensor.device.type == "cpu"
 
 
 def aliased(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor object of its own over the same storage."""
+    """A new tensor object over the same storage; a parameter stays one."""
     return _as_parameter(tensor, _over_the_same_storage(tensor))
 
 
@@ -247,7 +242,7 @@ def _cloned(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def clone_buffers(tensor: torch.Tensor) -> torch.Tensor:
-    """As `aliased`, but what is no parameter gets storage of its own, since a forward pass may write to it."""
+    """As `aliased`, but with buffers cloned, since a forward pass may write to them."""
     if isinstance(tensor, nn.Parameter):
         return aliased(tensor)
     return tensor.detach().clone()
@@ -270,13 +265,13 @@ def cut(
     runs: Callable[[nn.Module], bool],
     stays: Callable[[object], bool] = lambda hook: False,
 ) -> list[str]:
-    """Replace inner modules of a view by identities, those with which it still runs.
+    """Replace inner modules of a view by identities, as many as it still runs with.
 
     Args:
         module: A view that runs; it is changed.
         paths: The modules to replace, in the order in which they run.
-        runs: Whether a module runs, asked after each change.
-        stays: Which hooks before a call the identities get too.
+        runs: Whether the module runs, called after each change.
+        stays: Which forward pre-hooks are moved to the identities.
 
     Returns:
         The paths that were replaced.
@@ -287,7 +282,7 @@ def cut(
 def _cut_halves(
     module: nn.Module, paths: list[str], runs: Callable[[nn.Module], bool], stays: Callable[[object], bool]
 ) -> list[str]:
-    """Cut all; if the rest does not run, the later half first and then the earlier one, each by itself."""
+    """Cut all; if the module then does not run, cut the later half and then the earlier one, each in the same way."""
     replaced = {path: module.get_submodule(path) for path in paths}
     for path, original in replaced.items():
         _set(module, path, _nothing(original, stays))
@@ -303,9 +298,9 @@ def _cut_halves(
 
 
 def _nothing(module: nn.Module, stays: Callable[[object], bool]) -> nn.Module:
-    """What does nothing in its place; a stage stays one, since gradient checkpointing goes through its layers.
+    """An identity for a module's place; for a Sequential an empty one, since gradient checkpointing lists its layers.
 
-    Hooks of what is left out are kept, since handles to them cannot be copied once they are gone.
+    Dicts of hooks are kept in an attribute, since handles to hooks cannot be copied once their dict is gone.
     """
     made = nn.Sequential() if isinstance(module, nn.Sequential) else nn.Identity()
     hooked = [vars(part) for part in module.modules() if part._forward_hooks or part._forward_pre_hooks]
@@ -322,11 +317,11 @@ def _set(module: nn.Module, path: str, child: nn.Module) -> None:
 
 
 def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.Tensor]]) -> list[str]:
-    """Take `requires_grad` from the parameters of a view that reach none of its outputs, in eval or in train mode.
+    """Set `requires_grad` to False for parameters of a view that get no gradient, in eval or in train mode.
 
     Args:
         module: A view; it is changed.
-        run: Gives the outputs of a copy of it that stands on the meta device.
+        run: Returns the outputs of a copy of it on the meta device.
 
     Returns:
         Names of the parameters that were frozen; none where the module does not run on the meta device.
@@ -335,11 +330,11 @@ def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.T
     parameters = {name: p.requires_grad_() for name, p in copied.named_parameters() if p.is_floating_point()}
     try:
         backward(run(copied))
-    except Exception:  # whatever a model raises on meta, it only means that nothing can be said
+    except Exception:  # the model does not run on the meta device, so nothing is known
         return []
-    if all(p.grad is None for p in parameters.values()):  # it stops all gradients, or none was asked for
+    if all(p.grad is None for p in parameters.values()):  # it stops all gradients, or was run under `no_grad`
         return []
-    with contextlib.suppress(Exception):  # such as norms that ask for more than one value in train mode
+    with contextlib.suppress(Exception):  # as norms raise in train mode for a single value per channel
         backward(run(in_train_mode(copied)))
     unused = [name for name, p in parameters.items() if p.grad is None]
     for name in unused:
@@ -348,7 +343,7 @@ def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.T
 
 
 def backward(tensors: Sequence[torch.Tensor]) -> None:
-    """Send a gradient through all tensors that take one."""
+    """Backpropagate from the sum of all tensors that require a gradient."""
     with torch.enable_grad(), ShapeRules():
         live = [tensor.float().sum() for tensor in tensors if tensor.requires_grad]
         if live:

@@ -1,4 +1,4 @@
-"""Native sizes: modules that refuse sizes although their architecture does not need to, freed of that on a view."""
+"""Native sizes: views of modules of one image size that take images of other sizes, as by resampled positions."""
 
 from autoadapt.contracts.native import timm_models, torchvision_models, transformers_models
 from autoadapt.contracts.native.found_tables import tables_of

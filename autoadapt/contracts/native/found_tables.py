@@ -1,7 +1,7 @@
-"""Tables found by running: what a module of unknown code adds to its tokens, and which cell of the image each is.
+"""Position tables of modules of unknown code, found by running them.
 
 A parameter or buffer is a position table where it is added to as many tokens as it has rows, and a change of one
-patch of the image changes the one token that stands at that patch's place, in rows.
+patch of the image changes the one token at that patch's place in row-major order.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _UNTRACED = "its position tables were found by running it, and are read for each
 
 
 def tables_of(module: nn.Module, size: tuple[int, int], channels: int) -> Lift | None:
-    """What frees a module that adds position tables to its tokens; None where it adds none that is understood.
+    """The lift of a module that adds position tables to its tokens; None where none is found.
 
     Args:
         module: The module; a copy of it runs a few times, in eval mode.
-        size: Height and width that it takes.
-        channels: Of its images.
+        size: Height and width of its images.
+        channels: Channels of its images.
     """
     module = uncompiled(module)
     reference = next((p for p in module.parameters() if p.is_floating_point()), None)
@@ -65,7 +65,7 @@ def _lift(module: nn.Module, size: tuple[int, int], found: dict[str, Table]) -> 
 
 
 def _numberings(module: nn.Module, found: dict[str, Table]) -> dict[str, Numbering]:
-    """Buffers that number the rows of a table that is looked up."""
+    """Buffers that hold the row numbers 0, 1, 2 ... of a table, as `position_ids` does."""
     integers = {name: one.flatten() for name, one in module.named_buffers() if one.dtype in (torch.int64, torch.int32)}
     numbering = [name for name, one in integers.items() if torch.equal(one, torch.arange(len(one)).to(one))]
     return {
@@ -76,7 +76,7 @@ def _numberings(module: nn.Module, found: dict[str, Table]) -> dict[str, Numberi
 
 
 def _found(module: nn.Module, image: torch.Tensor) -> Iterator[tuple[str, Table]]:
-    """Tables by name, as far as runs with one patch changed show what each of their rows is."""
+    """Tables by name, where runs with one changed patch show which cell each row belongs to."""
     height, width = image.shape[-2:]
     for name, addition in _additions(module, image).items():
         for axes in _token_axes(addition):
@@ -92,7 +92,7 @@ def _found(module: nn.Module, image: torch.Tensor) -> Iterator[tuple[str, Table]
 
 @dataclass
 class _Addition:
-    """A table, and the tokens that it was added to."""
+    """A table and the tokens that it was added to, of any layout that broadcasts."""
 
     table: torch.Tensor
     tokens: torch.Tensor
@@ -100,11 +100,13 @@ class _Addition:
 
 @dataclass
 class _Additions(TorchFunctionMode):
-    """Notes what of a module's own tensors is added to what it computes."""
+    """Notes which parameters and buffers of a module are added to tensors that it computes."""
 
     tables: dict[int, str]
+    """Names of its tensors, by the address of their storage."""
     found: dict[str, _Addition] = field(default_factory=dict)
     looked_up: dict[int, tuple[str, torch.Tensor]] = field(default_factory=dict)
+    """Results of `embedding`, by `id`, with the name of the table; held, so that no other tensor gets the `id`."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -131,7 +133,7 @@ def _storage(tensor: torch.Tensor) -> int:
 
 
 def _additions(module: nn.Module, image: torch.Tensor) -> dict[str, _Addition]:
-    """What a module adds of its own to what it computes of an image, by the names of its tensors."""
+    """The parameters and buffers that a module adds to tensors it computes from an image, by name."""
     own = itertools.chain(module.named_parameters(), module.named_buffers())
     named = {name: tensor for name, tensor in own if tensor.is_floating_point() and tensor.dim() >= 2}
     with undisturbed(), _Additions({_storage(tensor): name for name, tensor in named.items()}) as mode:
@@ -148,7 +150,7 @@ def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _token_axes(addition: _Addition) -> Iterator[tuple[int, ...]]:
-    """Axes of a table that may be its tokens, or rows and columns: those along which it is not broadcast."""
+    """The axes of a table that may list tokens, or rows and columns: of a size above 1, beside channels."""
     shape, dims = addition.table.shape, addition.table.dim()
     long = [axis for axis in range(dims) if shape[axis] > 1]
     if len(long) == 2:
@@ -158,7 +160,7 @@ def _token_axes(addition: _Addition) -> Iterator[tuple[int, ...]]:
 
 
 def _grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:
-    """Rows and columns of the smallest square patches of which an image has no more than there are tokens."""
+    """Rows and columns of the image in the smallest square patches of which there are no more than tokens."""
     sides = (side for side in range(1, math.gcd(height, width) + 1) if math.gcd(height, width) % side == 0)
     grids = ((height // side, width // side) for side in sides)
     found = next((grid for grid in grids if math.prod(grid) <= tokens), None)
@@ -173,7 +175,7 @@ def _prefix(
     axes: tuple[int, ...],
     grid: tuple[int, int],
 ) -> int | None:
-    """How many tokens stand before the cells of a grid; None where these are not its cells in rows."""
+    """How many tokens stand before the cells; None where the tokens are not the cells of the grid, row by row."""
     (rows, columns), patch = grid, image.shape[-2] // grid[0]
     token_axes = [axis - addition.table.dim() + addition.tokens.dim() for axis in axes]
     sizes = [addition.table.shape[axis] for axis in axes]
@@ -194,6 +196,6 @@ def _prefix(
 
 
 def _by_token(tokens: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
-    """A row for each token."""
+    """The tensor as a matrix `[tokens, values]`, for the token axes given."""
     first = tokens.movedim(tuple(axes), tuple(range(len(axes))))
     return first.reshape(math.prod(first.shape[: len(axes)]), -1).double()

@@ -1,7 +1,7 @@
-"""Lifts: what is changed on a view of a module so that it takes images of other sizes.
+"""Lifts: the changes to a view of a module with which it takes images of other sizes than it was built for.
 
-A reader is a function that knows one family of one library. It looks at attributes alone, so that no library is
-imported here, and changes nothing: what it returns is applied to views, never to a module of the user.
+A reader is a function that returns the lift of modules of one family of one library. It reads attributes only, so that
+no library is imported here. Lifts are applied to views, never to a module of the user.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from autoadapt.contracts.views import uncompiled
 __all__ = ["Change", "Lift", "Reader", "lift_of", "lift_reader", "setting"]
 
 Change: TypeAlias = Callable[[nn.Module], None]
-"""Changes a part of a view in place; its parameters and their names stay as they are."""
+"""Changes a submodule of a view in place; its parameters and their names stay."""
 
 
 @dataclass(frozen=True)
 class Lift:
-    """What frees one module of its image size."""
+    """The changes that free one module of its image size."""
 
     size: tuple[int, int]
-    """Height and width that it was built for."""
+    """Height and width that the module was built for."""
     what: str
-    """What then follows the size of the image, in words."""
+    """What is adjusted to the size of the image, as in `NativeSizes.what`."""
     changes: tuple[tuple[str, Change], ...]
-    """What is done to the parts of a view, by their paths."""
+    """Path of each submodule to change, and the change."""
     steps: tuple[int, int] = (1, 1)
-    """Multiples of which height and width are read whole, where a freed view leaves out what is over without a word."""
+    """Height and width have to be multiples of these, or the freed view silently leaves out the last pixels."""
     untraced: str = ""
     """Why the freed view can be neither compiled nor exported at sizes that vary; empty where it can."""
 
     @property
     def settings(self) -> tuple[tuple[str, str, bool | str], ...]:
-        """All changes as paths, attributes and values; empty where some are more than that."""
+        """All changes as (path, attribute, value); empty where setting attributes is not all."""
         found = [(path, change) for path, change in self.changes if isinstance(change, Setting)]
         if len(found) < len(self.changes):
             return ()
@@ -52,21 +52,21 @@ class Lift:
 
 
 Reader: TypeAlias = Callable[[nn.Module], Lift | None]
-"""Says what frees a module; None where it is none of the family, or is free already."""
+"""Returns the lift of a module; None where it is not of the family, or takes other sizes already."""
 
 _READERS: list[Reader] = []
 
 
 def lift_reader(reader: Reader) -> Reader:
-    """Register what knows a family; the last one registered is asked first."""
+    """Register the reader of a family, as a decorator; the last one registered is asked first."""
     _READERS.insert(0, reader)
     return reader
 
 
 def lift_of(module: nn.Module) -> Lift | None:
-    """What frees a module and all parts of it that are tied to one size; None where no reader knows any.
+    """The lift of a module, joined from those of all its submodules that readers know; None where they know none.
 
-    Parts of one module that were built for different sizes are left alone.
+    None as well where submodules were built for different sizes.
     """
     original = uncompiled(module)
     found = list(_lifts(original))
@@ -84,7 +84,7 @@ def lift_of(module: nn.Module) -> Lift | None:
 
 
 def _lifts(module: nn.Module) -> Iterator[tuple[str, Lift]]:
-    """The lifts of outermost parts that a reader knows; a part inside of one is that reader's matter."""
+    """Path and lift of the outermost submodules that a reader knows; their own submodules are not asked for."""
     known: list[str] = []
     for path, part in module.named_modules():
         if any(path.startswith(f"{one}.") or not one for one in known):
@@ -109,7 +109,7 @@ def _joined(path: str, inner: str) -> str:
 
 
 class Setting:
-    """A change that sets plain attributes, which files of plain PyTorch can say as well."""
+    """A change that sets attributes, which standalone source can repeat."""
 
     def __init__(self, values: Mapping[str, bool | str]) -> None:
         self.values = values
@@ -125,5 +125,5 @@ def setting(**values: bool | str) -> Setting:
 
 
 def grid_text(grid: Sequence[int]) -> str:
-    """A grid as plans show it."""
+    """A grid as text: `14x14`."""
     return "x".join(map(str, grid))

@@ -1,4 +1,4 @@
-"""Multiply-adds of one pass, counted without values."""
+"""Multiply-adds of one forward pass on an image, counted on the meta device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["multiply_adds_at"]
 
 
 def multiply_adds_at(module: nn.Module, size: Sequence[int], channels: int) -> int:
-    """Of convolutions, linear layers, matrix products and attention, on one image; 0 where it cannot be told.
+    """Multiply-adds of convolutions, linear layers, matrix products and attention; 0 where they cannot be counted.
 
     Example:
         >>> multiply_adds_at(nn.Conv2d(3, 8, 2, stride=2), (4, 6), 3)
@@ -34,13 +34,13 @@ def multiply_adds_at(module: nn.Module, size: Sequence[int], channels: int) -> i
     try:
         with undisturbed(None), on_the_meta_device(module, OutsideCaches(copied)), counting:
             apart(copied, image)
-    except Exception:  # code that looks at values
+    except Exception:  # the model reads values, which tensors on the meta device do not have
         return 0
     return counting.total
 
 
 class _Counting(TorchFunctionMode):
-    """Counts what goes by; torch's own counter brings triton along, half a second that few need."""
+    """Counts multiply-adds of functions as they run; torch's `FlopCounterMode` imports triton, which takes 0.5 s."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Position embeddings that were learned on one grid, for another."""
+"""Position embeddings that were learned on one grid, resampled for another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["relative_biases", "resampled_map", "resampled_tokens"]
 
 
 def resampled_tokens(embedding_1ND: torch.Tensor, rows: int, columns: int, prefix: int = 0) -> torch.Tensor:
-    """A position embedding of a square grid behind some prefix tokens, for another grid.
+    """A position embedding of prefix tokens and a square grid, resampled for another grid.
 
     Shape:
         `[1, prefix + side*side, D] -> [1, prefix + rows*columns, D]`
@@ -25,10 +25,10 @@ def resampled_tokens(embedding_1ND: torch.Tensor, rows: int, columns: int, prefi
 
 
 def resampled_map(embedding_1DRC: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """A position embedding of a grid for another grid; the same values where it is its own.
+    """A position embedding of a grid, resampled for another grid; the same values where that is the same.
 
-    Bicubic with antialiasing, as timm resamples them. At scale one all weights are 0 or 1; to leave the work out
-    there would be a branch, and exported programs of other sizes would refuse this one.
+    Bicubic with antialiasing, as in timm. At scale one all weights are 0 or 1. A branch for that case would be a guard
+    in exported programs, which would then refuse this one size.
 
     Shape:
         `[1, D, R, C] -> [1, D, rows, columns]`
@@ -39,9 +39,9 @@ def resampled_map(embedding_1DRC: torch.Tensor, rows: int, columns: int) -> torc
 
 
 def relative_biases(table_PM: torch.Tensor, window: Sequence[int], rows: int, columns: int) -> torch.Tensor:
-    """Biases of attention by the distance of two cells, which were learned in one window, for another grid.
+    """Relative position biases of attention, learned for one window, resampled for another grid.
 
-    As BEiT has them: the last three pairs are of the class token with cells, of cells with it, and with itself.
+    As in BEiT: the last three rows of the table are for class token to cells, cells to class token, and itself.
 
     Shape:
         `[(2*window[0] - 1)*(2*window[1] - 1) + 3, M] -> [1, M, 1 + rows*columns, 1 + rows*columns]`

@@ -1,4 +1,4 @@
-"""Proofs: whether a freed view is the module that it is a view of, at the size that this was built for."""
+"""Proofs: whether a freed view returns what its module returns, at the size that the module was built for."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from autoadapt.contracts.views import clone_buffers, copy_module
 __all__ = ["unproven"]
 
 _ROUNDING = 1e-6
-"""How far outputs may be apart, as a share of the largest value: some libraries resample also to the same size."""
+"""The largest difference, relative to the largest value: some libraries resample even to the same size."""
 
 
 def unproven(module: nn.Module, view: nn.Module, size: Sequence[int], channels: int) -> str:
-    """Run a module and its freed view on one image of the size that it was built for.
+    """Run a module and its freed view on one image of the module's size, and compare the outputs.
 
     Args:
         module: The module; a copy of it runs, in eval mode.
         view: The freed view.
         size: Height and width.
-        channels: Of the image.
+        channels: Channels of the image.
 
     Returns:
-        Why the view is not taken; empty where both returned the same. Modules on the meta device have no values, and
-        are taken on trust.
+        Why the view is not used; empty where both returned the same, and for modules on the meta device, which cannot
+        be compared.
     """
     reference = next((p for p in module.parameters() if p.is_floating_point()), None)
     if reference is None or reference.is_meta:

@@ -1,4 +1,4 @@
-"""Position tables: parameters and buffers that a module adds to its tokens, read for the grid of each image."""
+"""Position tables: parameters and buffers that a view resamples for the grid of each image when its code reads them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from autoadapt.contracts.native.positions import resampled_map
 
 __all__ = ["Numbering", "Table", "reading_tables", "running_at"]
 
-# Dimension letters: D what stands beside the tokens, N tokens, R rows, C columns.
+# Dimension letters: D all axes but that of tokens, N tokens, R rows, C columns.
 
 
 @dataclass(frozen=True)
 class Table:
-    """Where the cells of a grid stand in a table that was learned for it."""
+    """A position table: where it lists the cells of the grid that it was learned for."""
 
     grid: tuple[int, int]
-    """Rows and columns that it was learned for."""
+    """Rows and columns of the grid."""
     patch: int
-    """Pixels of the image along each side of a cell."""
+    """Height and width of a cell in pixels."""
     axes: tuple[int, ...]
-    """The axis of its tokens, or those of its rows and columns."""
+    """The axis of the table that lists tokens, or its two axes of rows and columns."""
     prefix: int = 0
-    """Tokens before the cells, which have no place in the image."""
+    """Tokens before the cells, such as a class token."""
 
     def count(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of an image."""
+        """Rows and columns of cells in an image."""
         return height // self.patch, width // self.patch
 
     def read(self, table: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """The table for an image of other sizes; itself where these are its own."""
+        """The table for an image of some height and width; itself where the grid is its own."""
         rows, columns = self.count(height, width)
         if (rows, columns) == self.grid:
             return table
@@ -53,12 +53,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Numbering:
-    """The numbers 0, 1, 2 ... by which a module looks its tokens up in a table."""
+    """A buffer of the numbers 0, 1, 2 ... by which a module looks up the rows of a table, such as `position_ids`."""
 
     table: Table
 
     def read(self, numbers: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """As many numbers as an image of other sizes has tokens."""
+        """As many numbers as an image of some height and width has tokens."""
         rows, columns = self.table.count(height, width)
         count = numbers.numel() - self.table.grid[0] * self.table.grid[1] + rows * columns
         made = torch.arange(count, dtype=numbers.dtype, device=numbers.device)
@@ -66,7 +66,7 @@ class Numbering:
 
 
 class _Running(threading.local):
-    """The sizes of the images that a thread is at work on, the innermost call last."""
+    """Height and width of the image of each running call, the innermost last; each thread has its own."""
 
     def __init__(self) -> None:
         self.sizes: list[tuple[int, int]] = []
@@ -86,13 +86,13 @@ def _end(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outpu
 
 
 def running_at(module: nn.Module) -> None:
-    """Have calls of a module tell its tables the size of their image, those that raise included."""
+    """Hook a module so that its tables know the size of the image of the running call."""
     module.register_forward_pre_hook(_begin, with_kwargs=True, prepend=True)
     module.register_forward_hook(_end, with_kwargs=True, always_call=True)
 
 
 class _Reading:
-    """An attribute that is read for the image at hand, within a call; the table itself outside of one."""
+    """A descriptor for an attribute: within a call the table for the image at hand, else the table itself."""
 
     def __init__(self, name: str, table: Table | Numbering) -> None:
         self.name, self.table = name, table
@@ -113,7 +113,7 @@ class _Reading:
 
 
 def reading_tables(part: nn.Module, tables: tuple[tuple[str, Table | Numbering], ...]) -> None:
-    """Have a part read some of its attributes as tables; its parameters and their names stay as they are."""
+    """Let a submodule read some of its attributes as tables; its parameters and their names stay."""
     part.__class__ = _class_of(type(part), tables)
 
 
@@ -123,7 +123,7 @@ _CLASSES: dict[tuple[type[nn.Module], _Tables], type[nn.Module]] = {}
 
 
 def _class_of(cls: type[nn.Module], tables: _Tables) -> type[nn.Module]:
-    """A subclass that says the same of itself, and whose objects are copied and pickled by how it is made."""
+    """A subclass of the same name with a descriptor for each table; objects are copied and pickled by their recipe."""
     if (cls, tables) not in _CLASSES:
         names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
         read = {name: _Reading(name, table) for name, table in tables}

@@ -1,4 +1,4 @@
-"""Models of timm that have no mode for other sizes, with a forward pass that resamples what depends on it."""
+"""Models of timm without `dynamic_img_size`, as subclasses whose forward pass resamples position embeddings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["NativeBeit", "NativeBeitAttention", "NativeCait", "NativePit", "Nati
 
 
 class NativeCait(Cait):
-    """The model whose class an object had before, at the size of each image.
+    """CaiT at the size of each image; an object of `Cait` is given this class.
 
     Shape:
         `[B, 3, H, W] -> [B, classes]`, H and W multiples of the patch size
@@ -38,7 +38,7 @@ class NativeCait(Cait):
 
 
 class NativePit(PoolingVisionTransformer):
-    """The same of PiT.
+    """PiT at the size of each image.
 
     Shape:
         `[B, 3, H, W] -> [B, classes]`
@@ -53,7 +53,7 @@ class NativePit(PoolingVisionTransformer):
 
 
 class NativeVolo(VOLO):
-    """The same of VOLO, whose positions are added behind its outlookers.
+    """VOLO at the size of each image; positions are added after the outlooker blocks.
 
     Shape:
         `[B, 3, H, W] -> [B, classes]`
@@ -69,7 +69,7 @@ class NativeVolo(VOLO):
 
 
 class NativeVisformer(Visformer):
-    """The same of Visformer, with positions at each of its three stages.
+    """Visformer at the size of each image, with position embeddings at each of its three stages.
 
     Shape:
         `[B, 3, H, W] -> [B, classes]`
@@ -88,7 +88,7 @@ class NativeVisformer(Visformer):
 
 
 class NativeBeit(Beit):
-    """The same of BEiT, whose attention is biased by the distance of patches.
+    """BEiT at the size of each image, with relative position biases in its attention.
 
     Shape:
         `[B, 3, H, W] -> [B, classes]`, H and W multiples of the patch size
@@ -113,7 +113,7 @@ class NativeBeit(Beit):
 
 
 class NativeBeitAttention(Attention):
-    """Attention of which the model hands on the biases, at the grid of the image.
+    """BEiT's attention without biases of its own: `NativeBeit` passes those for the grid of the image.
 
     Shape:
         `[B, N, D] -> [B, N, D]`
@@ -124,6 +124,6 @@ class NativeBeitAttention(Attention):
 
 
 def _run(model: torch.nn.Module, block: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """A block, or a block that is run again in the backward pass where the model was set so."""
+    """Run a block, with gradient checkpointing where the model has that switched on."""
     made: torch.Tensor = checkpoint(block, x, use_reentrant=False) if model.grad_checkpointing else block(x)
     return made

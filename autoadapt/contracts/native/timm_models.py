@@ -1,6 +1,7 @@
-"""Models of timm that their constructor ties to one image size.
+"""Readers for models of timm that are built for one image size.
 
-They are freed as `dynamic_img_size=True` builds them; those without such a mode by a class of ours.
+Where a model has the option `dynamic_img_size`, the lift sets what that option sets; else it gives the model a class of
+`timm_forwards`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ __all__: list[str] = []
 
 
 def _tied(part: nn.Module, *homes: str) -> nn.Module | None:
-    """The patch embedding of a model of timm that refuses sizes; None for any other module."""
+    """The patch embedding of a model in one of timm's files `homes`, where it refuses other sizes; else None."""
     if not type(part).__module__.startswith(tuple(f"timm.models.{home}" for home in homes)):
         return None
     patches = part._modules.get("patch_embed")
@@ -49,7 +50,7 @@ def _vision_transformer(part: nn.Module) -> Lift | None:
 
 
 _PADDED = ("StdConv2dSame", "Conv2dSame", "MaxPool2dSame")
-"""Layers of timm, in stems of hybrids, whose padding follows the size."""
+"""Layers of timm, in stems of hybrid models, with padding computed from the size (TensorFlow's "same")."""
 
 
 @lift_reader
@@ -134,7 +135,7 @@ def _resampled(grid: Sequence[int]) -> str:
 
 
 class AsClass:
-    """A change that gives a part the class of ours whose forward pass takes other sizes."""
+    """A change that gives a submodule a class of `timm_forwards`, whose forward pass takes other sizes."""
 
     def __init__(self, name: str) -> None:
         self.name = name

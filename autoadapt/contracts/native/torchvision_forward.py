@@ -11,7 +11,7 @@ __all__ = ["NativeEncoder", "NativeVisionTransformer"]
 
 
 class NativeVisionTransformer(VisionTransformer):  # type: ignore[misc]  # torchvision is untyped
-    """The model whose class an object had before, at the size of each image.
+    """torchvision's vision transformer at the size of each image.
 
     Shape:
         `[B, 3, H, W] -> [B, classes]`, H and W multiples of the patch size
@@ -26,7 +26,7 @@ class NativeVisionTransformer(VisionTransformer):  # type: ignore[misc]  # torch
 
 
 class NativeEncoder(Encoder):  # type: ignore[misc]  # as above
-    """The encoder, with its position embedding resampled for a grid.
+    """Its encoder, with the position embedding resampled for a grid.
 
     Shape:
         `[B, 1 + rows*columns, D] -> [B, 1 + rows*columns, D]`

@@ -1,4 +1,4 @@
-"""The vision transformer of torchvision, whose position embedding is resampled for other sizes."""
+"""The reader for torchvision's vision transformer, which is given the classes of `torchvision_forward`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of transformers that resample their position embeddings when they are asked to."""
+"""The reader for models of transformers whose embeddings take `interpolate_pos_encoding=True`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ASKED = "interpolate_pos_encoding"
 def ask_to_interpolate(
     part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A hook that calls embeddings with `interpolate_pos_encoding=True`."""
+    """A forward pre-hook that passes `interpolate_pos_encoding=True`."""
     place = [name for name in inspect.signature(type(part).forward).parameters if name != "self"].index(_ASKED)
     return args[:place], {**kwargs, _ASKED: True}
 
