@@ -1,4 +1,4 @@
-"""Attending: which modules of a run weigh tokens by each other, and what functions between modules add up."""
+"""Attending: which modules of a run compute attention, and which outputs of modules are added to a residual stream."""
 
 from __future__ import annotations
 
@@ -10,55 +10,64 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import TensorWeakRef
 
 from autoadapt.contracts.capturing.arguments import tensors_in
+from autoadapt.contracts.capturing.by_tensor import ByTensor
 
 __all__ = ["Attending"]
 
 
 class Attending(TorchFunctionMode):
-    """Notes which module was running when a function of attention was called.
+    """Notes which module was running when attention was computed.
 
-    That is scaled dot products, or a softmax along the last axis of matrices: weights of a few branches or of one
-    pooled query are vectors.
+    That is `scaled_dot_product_attention`, or a softmax along the last axis of matrices: the softmax weights of a few
+    branches, or of one pooling query, are vectors.
 
-    It also follows through functions that run between modules which outputs of modules a tensor is made of.
+    It also follows, through the functions that run between modules, from which outputs of modules a tensor is computed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.running: list[tuple[str, bool]] = []
-        """Path of each module that runs, the innermost last, and whether it holds others."""
+        """Path of each running module, the innermost last, and whether it has children."""
         self.found: set[str] = set()
+        """Paths of the modules that compute attention."""
         self.added: set[int] = set()
-        """Which of the tensors that modules returned, counted from 1, a function added to what they were made of."""
+        """Numbers of the module outputs that a function added to a tensor they were computed from."""
         self._outputs = 0
-        self._made_of: dict[int, tuple[TensorWeakRef, frozenset[int]]] = {}
+        """How many outputs of modules there were; each has its number, from 1."""
+        self._made_of = ByTensor[frozenset[int]]()
+        """Numbers of the outputs that a tensor is computed from by functions alone."""
         self._behind: dict[int, int] = {}
-        """For each of these tensors, as bits, which of the earlier ones its module was given, or those that were."""
-        self._numbers: dict[int, tuple[TensorWeakRef, tuple[int, ...]]] = {}
-        """For each tensor that modules returned, the numbers of all: a layer, and what ends with it."""
+        """By number of an output: bits of all outputs that the inputs of its module were computed from."""
+        self._numbers = ByTensor[tuple[int, ...]]()
+        """All numbers of a tensor, since several modules may return it: a layer, and the block that ends with it."""
 
     def returned(self, tensor: torch.Tensor, given: object) -> int:
-        """A module returned a tensor, made of what it was given; gives its number."""
+        """Note that a module returned a tensor.
+
+        Args:
+            tensor: The tensor.
+            given: The arguments of the module.
+
+        Returns:
+            The number of the output.
+        """
         self._outputs += 1
         self._behind[self._outputs] = self._all_behind(frozenset().union(*map(self._parts, tensors_in(given))))
-        self._made_of[id(tensor)] = (TensorWeakRef(tensor), frozenset([self._outputs]))
-        self._numbers[id(tensor)] = (TensorWeakRef(tensor), (*self._returned_as(tensor), self._outputs))
+        self._made_of.put(tensor, frozenset([self._outputs]))
+        self._numbers.put(tensor, (*self._returned_as(tensor), self._outputs))
         return self._outputs
 
     def is_sum(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor is made of several that modules returned, as a residual stream is."""
+        """Whether functions computed a tensor from several outputs of modules, as they do a residual stream."""
         return len(self._parts(tensor)) > 1
 
     def _returned_as(self, tensor: torch.Tensor) -> tuple[int, ...]:
-        known = self._numbers.get(id(tensor))
-        return known[1] if known is not None and known[0]() is tensor else ()
+        return self._numbers.get(tensor) or ()
 
     def _parts(self, tensor: torch.Tensor) -> frozenset[int]:
-        known = self._made_of.get(id(tensor))
-        return known[1] if known is not None and known[0]() is tensor else frozenset()
+        return self._made_of.get(tensor) or frozenset()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -66,16 +75,16 @@ class Attending(TorchFunctionMode):
         if func in _WEIGHING and (func in _ATTENTION or _of_matrices(args, kwargs or {})):
             self.found.update([path for path, holds in self.running if holds][-1:])
         made = func(*args, **(kwargs or {}))
-        if not self.running or self.running[-1][1]:  # what runs within a layer, that returns
+        if not self.running or self.running[-1][1]:  # not inside a layer, whose output `returned` notes
             if func in _ADDING and isinstance(made, torch.Tensor):
                 self._note_added(made, args)
             self._follow(made, tensors_in(args))
         return made
 
     def _note_added(self, made: torch.Tensor, args: tuple[Any, ...]) -> None:
-        """What was returned and is added as it is: any other function before that may have made a stream of it.
+        """Note outputs of modules that are added, unchanged, to a tensor they were computed from.
 
-        Where it is added in place, what returns the same tensor later returns the sum.
+        Where that is done in place, a module that returns the same tensor later returns the sum.
         """
         given = [tensor for tensor in tensors_in(args) if tensor.shape == made.shape]
         for branch, stream in zip(given, given[::-1], strict=True) if len(given) == 2 else ():
@@ -94,7 +103,7 @@ class Attending(TorchFunctionMode):
         if isinstance(made, (torch.Tensor, tuple, list)):
             parts = frozenset().union(*map(self._parts, given))
             for tensor in tensors_in(made) if parts else ():
-                self._made_of[id(tensor)] = (TensorWeakRef(tensor), parts)
+                self._made_of.put(tensor, parts)
 
 
 def _of_matrices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

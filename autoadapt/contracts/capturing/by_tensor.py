@@ -1,4 +1,4 @@
-"""Values by tensor: what is known of single tensor objects while a module runs, none of which is kept alive."""
+"""Values by tensor: a mapping with tensor objects as keys, which it does not keep alive."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class ByTensor(Generic[T]):
-    """As a dict with tensors for keys, which are compared as objects.
+    """A mapping with tensors as keys, compared by identity and held by weak references.
 
-    PyTorch's own `WeakIdKeyDictionary` takes five times as long, and this is asked at every operation of a run.
+    PyTorch's own `WeakIdKeyDictionary` takes five times as long, and this is used at every operation of a run.
 
     Example:
         >>> depths, tensor = ByTensor[int](), torch.ones(2)
@@ -30,10 +30,10 @@ class ByTensor(Generic[T]):
     def get(self, tensor: torch.Tensor) -> T | None:
         """The value of a tensor; None where it has none."""
         row = self._rows.get(id(tensor))
-        return row[1] if row is not None and row[0]() is tensor else None  # another may have had the number before
+        return row[1] if row is not None and row[0]() is tensor else None  # a tensor that is gone may have had the id
 
     def put(self, tensor: torch.Tensor, value: T | None) -> None:
-        """Give a tensor a value, or take it away."""
+        """Set the value of a tensor, or remove it where the value is None."""
         if value is None:
             self._rows.pop(id(tensor), None)
         else:

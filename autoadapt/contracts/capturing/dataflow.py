@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import TensorWeakRef
 
 from autoadapt.contracts.capturing.arguments import tensors_in
+from autoadapt.contracts.capturing.by_tensor import ByTensor
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.trees import flatten, path_text, paths
 
@@ -22,14 +22,14 @@ Key: TypeAlias = tuple[str, int, str]
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """What a tensor depends on, as bits of two integers, so that a union costs one operation."""
+    """What a tensor depends on: two sets as bits of integers, so that a union is one operation."""
 
     weights: int = 0
     """Bit `i` stands for the `i`-th parameter of the module."""
     nodes: int = 0
     """Bit `i` stands for the `i`-th of `Dataflow.nodes`."""
     dilation: int = 1
-    """The largest of a convolution."""
+    """The largest dilation of a convolution that it depends on."""
 
     def __or__(self, other: Behind) -> Behind:
         dilation = max(self.dilation, other.dilation)
@@ -38,32 +38,32 @@ class Behind:
 
 @dataclass(frozen=True)
 class Node:
-    """A tensor that an inner module returned."""
+    """An output of an inner module."""
 
     key: Key
     """Path of the module, which of its calls, path within its output."""
     shape: tuple[int, ...]
     behind: Behind
-    """Itself not among the nodes."""
+    """What it depends on, without itself."""
     itself: Behind
-    """The same with it."""
+    """The same with itself among the nodes."""
 
 
 class Dataflow(TorchFunctionMode):
-    """Follows tensors through one forward pass of a module: no gradient is needed, so that it works on meta tensors.
+    """Follows tensors through one forward pass of a module, without gradients, also on the meta device.
 
-    What a function makes depends on all that it was given. What is made where functions cannot be seen, as inside a
-    custom autograd function or a scripted module, depends on all that the module around it was given and holds.
+    The result of a function depends on all its arguments. A tensor from where functions cannot be seen, as inside of a
+    custom autograd function or a scripted module, depends on all inputs and parameters of the module that returns it.
 
     Args:
-        module: What will run.
+        module: The module that will run.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.nodes: list[Node] = []
         self._bits = {id(parameter): 1 << i for i, parameter in enumerate(module.parameters())}
-        self._known: dict[int, tuple[TensorWeakRef, Behind]] = {}
+        self._known = ByTensor[Behind]()
         self._calls: dict[str, int] = {}
         self._begun: dict[str, int] = {}
         self.read: dict[Key, tuple[tuple[int, ...], Behind]] = {}
@@ -84,11 +84,10 @@ class Dataflow(TorchFunctionMode):
             handle.remove()
 
     def of(self, tensor: torch.Tensor) -> Behind | None:
-        """What a tensor depends on; None where nothing made it that was seen."""
+        """What a tensor depends on; None where no function that was seen returned it."""
         if id(tensor) in self._bits:
             return Behind(weights=self._bits[id(tensor)])
-        known = self._known.get(id(tensor))
-        return known[1] if known is not None and known[0]() is tensor else None
+        return self._known.get(tensor)
 
     def of_all(self, value: Any) -> Behind:
         """What the tensors in nested lists, tuples and dicts depend on together."""
@@ -104,7 +103,7 @@ class Dataflow(TorchFunctionMode):
         made = func(*args, **given)
         written = args[:1] if func is torch.Tensor.__setitem__ else made
         if isinstance(written, (torch.Tensor, tuple, list)):
-            with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it, and modes make it slow
+            with torch._C.DisableTorchFunction():  # function modes must not see this, and would make it slow
                 self._note_made(func, args, given, written)
         return made
 
@@ -118,7 +117,7 @@ class Dataflow(TorchFunctionMode):
 
     def _note(self, tensor: torch.Tensor, behind: Behind) -> None:
         if id(tensor) not in self._bits:
-            self._known[id(tensor)] = (TensorWeakRef(tensor), behind)
+            self._known.put(tensor, behind)
 
     def _held(self, module: nn.Module) -> Behind:
         """The parameters that a module holds."""
@@ -128,7 +127,7 @@ class Dataflow(TorchFunctionMode):
         def begin(_module: nn.Module, args: Any) -> None:
             call = self._begun[name] = self._begun.get(name, -1) + 1
             if args and isinstance(args[0], torch.Tensor) and (behind := self.of(args[0])) is not None:
-                with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it, and modes make it slow
+                with torch._C.DisableTorchFunction():
                     self.read[name, call, READ] = (tuple(args[0].shape), behind)
 
         return begin

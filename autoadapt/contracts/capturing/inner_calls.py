@@ -1,4 +1,4 @@
-"""Inner calls: what the modules inside another one return in one run, in the order in which they finish."""
+"""Inner calls: the outputs, and some inputs, of all submodules in one run, in the order in which they finish."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.masked import MaskedTensor
-from torch.utils.weak import TensorWeakRef
 
 from autoadapt.contracts.capturing.attending import Attending
+from autoadapt.contracts.capturing.by_tensor import ByTensor
 from autoadapt.contracts.capturing.centres import CentresFollowed
 from autoadapt.contracts.capturing.class_tokens import ALONE
 from autoadapt.contracts.capturing.classifier_heads import is_linear
@@ -27,7 +27,13 @@ __all__ = ["InnerKey", "InnerLeaf", "Watcher", "kind_of", "times_written", "watc
 
 @contextlib.contextmanager
 def watch(module: nn.Module, active: bool, followed: CentresFollowed) -> Iterator[Watcher]:
-    """Note what inner modules return while the block runs, in the order in which they finish."""
+    """Note what inner modules return while the block runs.
+
+    Args:
+        module: The module that will run.
+        active: Whether to note anything.
+        followed: Where cells lie, followed in the same run.
+    """
     watcher = Watcher(followed)
     attending: contextlib.AbstractContextManager[object] = watcher.attending if active else contextlib.nullcontext()
     named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
@@ -42,7 +48,7 @@ def watch(module: nn.Module, active: bool, followed: CentresFollowed) -> Iterato
 
 
 class Watcher:
-    """Counts calls as they begin and end; knows tensors again by weak references, so that none is kept alive."""
+    """Hooks that note the calls of submodules and their tensors, none of which is kept alive."""
 
     def __init__(self, followed: CentresFollowed) -> None:
         self._followed = followed
@@ -50,13 +56,21 @@ class Watcher:
         self.attending = Attending()
         self._readings = Readings()
         self._vectors: dict[InnerKey, InnerLeaf] = {}
+        """Vectors that linear layers read and no module returned."""
         self._events = 0
+        """How many calls began or ended so far."""
         self._numbers: dict[int, InnerKey] = {}
+        """Outputs by their numbers in `attending`."""
         self._began: dict[str, list[int]] = {}
+        """By module, the event at which each of its running calls began, the innermost last."""
         self._calls: dict[str, int] = {}
+        """By module, the number of its last finished call, from 0."""
         self._reads: dict[str, list[InnerKey | None]] = {}
-        self._seen: dict[int, tuple[TensorWeakRef, InnerKey]] = {}
-        self._last: dict[int, tuple[TensorWeakRef, InnerKey]] = {}
+        """By module, what returned the first argument of each of its running calls."""
+        self._first = ByTensor[InnerKey]()
+        """The first call that returned a tensor."""
+        self._last = ByTensor[InnerKey]()
+        """The last one."""
 
     def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
         holds, linear = any(True for _ in module.children()), is_linear(module)
@@ -66,7 +80,7 @@ class Watcher:
             caller = self.attending.running[-1][0] if self.attending.running else ""
             self.attending.running.append((name, holds))
             self._began.setdefault(name, []).append(self._events)
-            with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it, and modes make it slow
+            with torch._C.DisableTorchFunction():  # function modes must not see this, and would make it slow
                 self._reads.setdefault(name, []).append(self._source(args[0]) if args else None)
                 self._note_reading(name, caller, args[0] if args else None)
                 if linear and args and self._reads[name][-1] is None:
@@ -95,30 +109,26 @@ class Watcher:
             self._vectors[name, self._calls.get(name, -1) + 1, READ] = self._leaf(value, self._events, None, None)
 
     def read(self) -> dict[InnerKey, InnerLeaf]:
-        """What modules read of streams that none returned, and vectors that layers behind all maps read so."""
+        """First arguments that no module returned: residual streams, and vectors of linear layers after all maps."""
         last = max((leaf.finished for leaf in self.noted.values() if math.prod(leaf.shape[2:]) > 1), default=0)
         heads = {key: leaf for key, leaf in self._vectors.items() if leaf.started > last}
         return self._readings.of_streams() | heads
 
     def added(self) -> frozenset[InnerKey]:
-        """What functions added to what it was made of."""
+        """The outputs that a function added to a tensor they were computed from."""
         return frozenset(self._numbers[number] for number in self.attending.added)
 
     def _source(self, value: object) -> InnerKey | None:
-        """The last call that returned a tensor, or one of which it is another view."""
+        """The last call that returned a tensor, or a tensor of as many values of which it is a view."""
         if not isinstance(value, torch.Tensor):
             return None
         base = value._base if value._base is not None and value._base.numel() == value.numel() else value
-        for tensor in (value, base):
-            known = self._last.get(id(tensor))
-            if known is not None and known[0]() is tensor:
-                return known[1]
-        return None
+        return self._last.get(value) or self._last.get(base)
 
     def _note(self, name: str, call: int, began: int, reads: InnerKey | None, args: Any, output: Any) -> None:
         try:
             tree, tensors = flatten(output)
-        except SignatureError:  # what no path can name is no tap either
+        except SignatureError:  # a tensor that no path names cannot be tapped
             return
         for path, tensor in zip(paths(tree), tensors, strict=True):
             if kind_of(tensor):
@@ -126,13 +136,12 @@ class Watcher:
             key = (name, call, path_text(path))
             if key[2] == READ or not _is_found(output, key[2], tensor):
                 continue
-            known = self._seen.get(id(tensor))
-            if known is None or known[0]() is not tensor:
-                known = self._seen[id(tensor)] = (TensorWeakRef(tensor), key)
-            first = known[1]
+            first = self._first.get(tensor)
+            if first is None:
+                self._first.put(tensor, key)
             self._numbers[self.attending.returned(tensor, args)] = key
-            self._last[id(tensor)] = (TensorWeakRef(tensor), key)
-            self.noted[key] = self._leaf(tensor, began, None if first == key else first, reads)
+            self._last.put(tensor, key)
+            self.noted[key] = self._leaf(tensor, began, first, reads)
 
     def _leaf(self, tensor: torch.Tensor, began: int, same_as: InnerKey | None, reads: InnerKey | None) -> InnerLeaf:
         return InnerLeaf(
@@ -150,14 +159,12 @@ class Watcher:
 
     def maker(self, tensor: torch.Tensor) -> InnerKey | None:
         """The last call that returned a tensor, unless it was written to after that."""
-        known = self._last.get(id(tensor))
-        if known is None or known[0]() is not tensor or self.noted[known[1]].version != times_written(tensor):
-            return None
-        return known[1]
+        key = self._last.get(tensor)
+        return key if key is not None and self.noted[key].version == times_written(tensor) else None
 
 
 def _is_found(output: object, path: str, tensor: torch.Tensor) -> bool:
-    """Whether a path leads to a tensor again; some keys read like others, or like several."""
+    """Whether a path leads back to a tensor, as it may not where keys have equal texts or contain dots."""
     try:
         return leaf(output, path) is tensor
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -165,12 +172,12 @@ def _is_found(output: object, path: str, tensor: torch.Tensor) -> bool:
 
 
 def _is_vector(tensor: torch.Tensor) -> bool:
-    """Whether it has one cell for each sample."""
+    """Whether it holds one vector for each sample: `[B, C]`, `[B, C, 1, 1]`."""
     return tensor.dim() > 1 and math.prod(tensor.shape[2:]) == 1
 
 
 def kind_of(tensor: torch.Tensor) -> str:
-    """How a tensor is stored; empty where it is by strides."""
+    """How a tensor is stored: nested, sparse, quantized ...; empty for plain strided ones."""
     if tensor.is_nested:
         return "nested"
     if isinstance(tensor, MaskedTensor):
@@ -183,5 +190,5 @@ def kind_of(tensor: torch.Tensor) -> str:
 
 
 def times_written(tensor: torch.Tensor) -> int:
-    """How often a tensor was written to; inference mode does not count."""
+    """How often a tensor was written to in place; 0 for inference tensors, which do not count."""
     return 0 if tensor.is_inference() else tensor._version
