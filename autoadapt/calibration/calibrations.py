@@ -23,7 +23,7 @@ from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
 from autoadapt.calibration.making import Augment
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.near_copies import count_different, remark_on, seen
-from autoadapt.calibration.paired_runs import Pair, explained, find_adapted
+from autoadapt.calibration.paired_runs import Pair, explained
 from autoadapt.calibration.progress import Progress, progress
 from autoadapt.calibration.projections import (
     Projection,
@@ -37,6 +37,7 @@ from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import REPORTED, Samples
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe, condition
+from autoadapt.calibration.whole_models import find_adapted
 from autoadapt.calibration.with_made import choose_fit
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.regions import RegionPath
@@ -235,7 +236,7 @@ class _Session:
         if refine and judge is not None and slopes:
             further = refined(judge, fitting, held_out_maps, refine, self._seed)
         remarks = self._remarks(fitting, fits, images, "" if further is None else ", before the steps on the head")
-        if further is not None:
+        if further is not None:  # they may well be further from the old features
             fits = [self._after(fit, p, fitting, further.held_out_maps) for p, fit in enumerate(fits)]
         score = None if scores[2] is None else honest_after(scores[2], choice.score, honest)
         before, score = (None, score) if further is None else further.honest(choice.score, honest)
@@ -332,10 +333,8 @@ class _Session:
         )
 
     def _after(self, fit: OutputFit, projection: int, fitting: Fitting, maps: HeldOutMaps) -> OutputFit:
-        """The same after steps on the head, which may well be further from the old features."""
         held = HeldOut.sum(fitting.held_out(projection, _of(projection, maps)))
-        figures = {"r2": held.r2, "cosine": held.cosine, "variance_ratio": held.variance_ratio}
-        return fit.model_copy(update=figures)
+        return fit.model_copy(update={"r2": held.r2, "cosine": held.cosine, "variance_ratio": held.variance_ratio})
 
     def _said(self, score: Score | None) -> HeadScore | None:
         if score is None:

@@ -18,9 +18,10 @@ from autoadapt.calibration.courses import Course, Rates
 from autoadapt.calibration.distillations import Distillation
 from autoadapt.calibration.honesty import gain_over, on_others
 from autoadapt.calibration.judging import Head, Loss, Score, copied_head
-from autoadapt.calibration.paired_runs import Pair, explained, find_adapted
+from autoadapt.calibration.paired_runs import Pair, explained
 from autoadapt.calibration.projections import all_or_none
 from autoadapt.calibration.results import HeadScore
+from autoadapt.calibration.whole_models import find_adapted
 from autoadapt.calibration.workers import together
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module

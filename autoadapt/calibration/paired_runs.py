@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.planning import Plan
 from autoadapt.calibration.calls import apart, fields, named_tensors, sizes_of
+from autoadapt.calibration.changed_calls import ChangedCalls
 from autoadapt.calibration.paired_tokens import PairedTokens, what_counts_of
 from autoadapt.calibration.projections import Projection, find_projections
 from autoadapt.calibration.samples import Cut, cut
 from autoadapt.calibration.sharded import calling, is_sharded, refuse_sharded, undisturbed, whole_copy
+from autoadapt.calibration.whole_models import find_adapted, with_old
 from autoadapt.calibration.workers import all_are_well
 from autoadapt.contracts.capturing.arguments import Arguments, bind, bind_call
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
-from autoadapt.errors import AdaptError, CalibrationError, CaptureError, Mismatch, nearest
-from autoadapt.swapping.passes import Passes
+from autoadapt.errors import AdaptError, CalibrationError, CaptureError, Mismatch
 from autoadapt.swapping.stand_ins import Levels, passes_of
 
-__all__ = ["Lesson", "Observation", "Pair", "explained", "find_adapted", "fresh"]
+__all__ = ["Lesson", "Observation", "Pair", "explained", "fresh"]
 
 # Dimension letters: B images, T tokens of an image, C and D channels.
 
@@ -120,7 +120,8 @@ class Pair:
         self._running = find_adapted(self._whole, at)
         self._has_run_whole = not at or not self.is_sharded
         self._passes = passes_of(adapted)
-        self._old = _with_old(net, like, at, self._passes)
+        self._changes: ChangedCalls | None = self._watched()
+        self._old = with_old(net, like, at, self._passes)
         self._old_backbone = self._old.get_submodule(at) if at else self._old
         if isinstance(self._old_backbone, torch.jit.ScriptModule):
             fault = Mismatch(
@@ -252,13 +253,22 @@ class Pair:
         for projection in self.projections:
             hook = note(projection.module)
             handles.append(running.get_submodule(projection.module).register_forward_pre_hook(hook))
+        changes, self._changes = self._changes or ChangedCalls({}), None
         try:
-            with self._undisturbed(), explained(f"batch {number}, new backbone", "a forward pass"):
+            with self._undisturbed(), explained(f"batch {number}, new backbone", "a forward pass"), changes.watched():
                 call.call(calling(running, self._whole, self._at) if self.is_sharded else running)
         finally:
             for handle in handles:
                 handle.remove()
+        changes.refuse()
         return [inputs[projection.module] for projection in self.projections]
+
+    def _watched(self) -> ChangedCalls | None:
+        """Whose first calls are looked at; a region hands outputs on by hooks of its own, sharded ones by torch's."""
+        if self.is_sharded:
+            return None
+        layers = {projection.module: self.layer(projection) for projection in self.projections}
+        return ChangedCalls(layers if self._passes is not None else {"": self.adapted, **layers})
 
     def _undisturbed(self) -> contextlib.AbstractContextManager[None]:
         """All processes are well, and what they run together is left as it was."""
@@ -285,49 +295,6 @@ class Pair:
         if faults:
             raise CalibrationError("the old module does not return what the new one was adapted to", faults)
         return found
-
-
-def find_adapted(net: nn.Module, at: str | None) -> AdaptedModule:
-    """The adapted module at a path, or the only one there is.
-
-    Raises:
-        CalibrationError: There is none.
-    """
-    named = dict(net.named_modules())
-    adapted = [path for path, module in named.items() if isinstance(module, AdaptedModule)]
-    path = at if at is not None else (adapted[0] if len(adapted) == 1 and adapted[0] == "" else "")
-    module = named.get(path)
-    if isinstance(module, AdaptedModule):
-        return module
-    remedy = f'at="{adapted[0]}"' if adapted else f"model.{path or 'backbone'} = autoadapt.adapt(...)"
-    near = ", ".join(nearest(path, named)) if module is None else ""
-    found = type(module).__name__ if module is not None else f"nothing; nearest: {near}" if near else "nothing"
-    fault = Mismatch(path or type(net).__name__, "an adapted module", found, remedy)
-    raise CalibrationError("there is no adapted module to calibrate", [fault])
-
-
-def _with_old(net: nn.Module, like: nn.Module, at: str | None, passes: Passes | None) -> nn.Module:
-    """The old model: `like`, or the bigger model with it where the adapted module is; copies in eval mode."""
-    if not at or _is_whole(net, like, [at] if passes is None else passes.handing.paths):
-        return like if is_sharded(like) else in_eval_mode(copy_module(like, clone_buffers))
-    if passes is not None:
-        fault = Mismatch("like", "the whole old model", f"a {type(like).__name__}", "like=old_model")
-        raise CalibrationError("a region is calibrated with the model that it was a part of", [fault])
-    around = whole_copy(net, without=find_adapted(net, at)) if is_sharded(net) else copy_module(net, clone_buffers)
-    model = in_eval_mode(around)
-    model.set_submodule(at, like if is_sharded(like) else in_eval_mode(copy_module(like, clone_buffers)))
-    return model
-
-
-def _is_whole(net: nn.Module, like: nn.Module, places: Sequence[str]) -> bool:
-    """Whether `like` is the whole old model: the same tensors stand around the backbone, and one is at its place."""
-    inside = tuple(f"{place}." for place in places)
-
-    def around(module: nn.Module) -> dict[str, torch.Size]:
-        return {name: t.shape for name, t in module.state_dict().items() if not name.startswith(inside)}
-
-    has_place = set(places) <= dict(like.named_modules()).keys()
-    return has_place and type(like) is type(net) and around(like) == around(net)
 
 
 def fresh(arguments: Arguments) -> Arguments:

@@ -30,6 +30,7 @@ from autoadapt.saving.module_states import (
     checksum_of,
     facts_of,
     frozen_parts,
+    hooked_parts,
     modes_of,
     ties_of,
     unkept_buffers,
@@ -122,8 +123,7 @@ class _Written:
         facts, left = facts_of(net)
         if left:
             self._remarks.append(f"not saved: {', '.join(left)} (no plain values)")
-        if net._forward_hooks or net._forward_pre_hooks or net._backward_hooks:
-            self._remarks.append("not saved: hooks of the module")
+        self._remarks += [f"not saved: {hooks}" for hooks in hooked_parts(net)]
         kind = type_path(type(net.get_submodule("backbone")))
         return Config(
             versions=_versions(kind),

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule, Said, own_attributes
+from autoadapt.contracts.capturing.regions import HOOKS, callers_hooks
 from autoadapt.contracts.trees import Container, Tree, flatten, has_opaque, rebuild, type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.saving.folder_configs import Fact
@@ -24,6 +25,7 @@ __all__ = [
     "facts_of",
     "frozen_parts",
     "give_memory",
+    "hooked_parts",
     "modes_of",
     "put_facts",
     "put_modes",
@@ -162,6 +164,13 @@ def facts_of(net: AdaptedModule) -> tuple[dict[str, Fact], list[str]]:
     return facts, left
 
 
+def hooked_parts(net: AdaptedModule) -> list[str]:
+    """The module and those of its adapters whose calls or gradients have hooks of the caller, in words."""
+    parts = {"the module": net, **{f"adapters.{path}": part for path, part in net.adapters.named_modules() if path}}
+    return [f"hooks of {path}" for path, part in parts.items() if any(callers_hooks(part, kind) for kind in _OF_HOOKS)]
+
+
+_OF_HOOKS = (*HOOKS, "_backward_hooks", "_backward_pre_hooks")
 _REPORTS = ("swapped", "folded")
 """What is told of how it came into a bigger model; `folded` is saved with that."""
 _HIDDEN = frozenset({"type", "compile", "half", "float", "double", "bfloat16", "share_memory"})

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import autoadapt as aa
 from autoadapt.adapting.building import AdaptedModule
@@ -130,3 +131,32 @@ def test_what_the_plan_does_not_say_is_refused_where_the_plan_is_all_that_counts
         aa.fold(nn.Sequential(net, nn.Conv2d(8, 2, 1)), at="0", inputs=torch.randn(1, 3, 8, 8))
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert not (tmp_path / "net").exists()
+
+
+@pytest.mark.parametrize(
+    "computed",
+    [
+        torch.nn.utils.parametrizations.weight_norm,
+        torch.nn.utils.parametrizations.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+    ],
+    ids=["weight norm", "spectral norm", "pruning"],
+)
+def test_layers_whose_weights_are_computed_keep_the_signature_and_what_torch_does_not_copy_is_said(computed):
+    net = plain()
+    computed(net.adapters.output.project)
+    report = net.verify()
+    report.raise_if_failed()
+    checks = {check.name: check for check in report.checks}
+    assert checks["centres"].outcome == "passed"
+    copied = checks["deepcopy, pickle"]
+    assert copied.outcome == "not applicable"
+    assert "torch does not copy adapters.output.project by itself" in copied.detail
+
+
+def test_a_module_compiled_in_place_is_copied_uncompiled_as_those_of_torch_are():
+    net, x = plain(), torch.randn(2, 3, 8, 8)
+    net.compile(backend="eager")
+    net.verify().raise_if_failed()
+    for made in (copy.copy(net), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(made(x), net(x))

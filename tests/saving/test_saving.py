@@ -273,6 +273,7 @@ def test_a_report_says_what_was_written_and_what_was_not(tmp_path, monkeypatch):
     net = loaded()
     net.owner, net.out_channels = object(), [5]
     net.register_forward_hook(lambda *_: None)
+    next(net.adapters.children()).project.register_full_backward_hook(lambda *_: None)
     net.borrow({"describe": repr})
     report = aa.save(net, "runs/net", adapters_only=True)
     weights, config = (os.path.getsize(f"runs/net/{name}") for name in ("model.safetensors", "config.json"))
@@ -283,6 +284,7 @@ def test_a_report_says_what_was_written_and_what_was_not(tmp_path, monkeypatch):
         ' restore  aa.restore("runs/net", new=aa.load("small_models:Plain"))',
         " remark  not saved: owner, describe() (no plain values)",
         " remark  not saved: hooks of the module",
+        " remark  not saved: hooks of adapters.c4.project",
     ]
     assert aa.Saved.model_validate_json(report.model_dump_json()) == report
 

@@ -283,6 +283,8 @@ def test_plain_attributes_are_in_the_file_and_others_are_named_as_left_out(tmp_p
     other = standalone(net, Pyramid(3, 5), tmp_path / "said.py")
     assert (other.out_channels, other.strides) == ([4, 8], {"c2": 2, "c4": 4})
     assert "Not in this file: owner." in aa.to_source(net)
+    net.register_forward_hook(lambda _module, _args, output: output)
+    assert "Not in this file: owner, hooks of the module." in aa.to_source(net)
 
 
 def test_the_file_trains_pickles_compiles_and_leaves_nothing_behind(tmp_path, monkeypatch):

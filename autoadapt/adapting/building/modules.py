@@ -294,6 +294,7 @@ _GRAPH_STATE = frozenset(fx.GraphModule(nn.Module(), fx.Graph()).__dict__.keys()
     "_plan",
     "_code",
     "_graph",
+    "_compiled_call_impl",  # torch's own modules leave it out as well
 }
 
 

@@ -160,9 +160,27 @@ def _positions(spec: TensorSpec, axis: str, sizes: Mapping[str, int]) -> torch.T
 
 
 def _average(adapters: nn.Module) -> None:
-    """Let projections average their channels."""
-    with torch.no_grad():
-        for layer in adapters.modules():
+    """Put means of channels in the place of projections, whose weights may be computed from others."""
+    for module in list(adapters.modules()):
+        for name, layer in module.named_children():
             if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-                layer.weight = nn.Parameter(torch.full_like(layer.weight, 1 / layer.weight.shape[1]))
-                layer.bias = None
+                setattr(module, name, _Means(layer))
+
+
+class _Means(nn.Module):
+    """What a layer returns whose weights are all the same and which has no offset.
+
+    Shape:
+        `[..., C] -> [..., D]` of a linear layer, `[B, C, *spatial] -> [B, D, *spatial]` of a 1x1 convolution
+    """
+
+    def __init__(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
+        super().__init__()
+        self._axis = -1 if isinstance(layer, nn.Linear) else 1
+        self._groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+        self._channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        parts = [part.mean(self._axis, keepdim=True) for part in features.chunk(self._groups, self._axis)]
+        each = self._channels // self._groups
+        return torch.cat([part.repeat_interleave(each, self._axis) for part in parts], self._axis)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.verification.findings import Findings
-from autoadapt.adapting.verification.sessions import Session
+from autoadapt.adapting.verification.sessions import NotApplicableError, Session, said
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
@@ -26,6 +26,7 @@ def copies(session: Session) -> Findings:
         faults = _broken_copies(session)
     except Exception:
         session.excuse(_broken_copies, "to be copied and pickled")
+        _excuse_layers(session.net)
         raise
     return Findings(faults, "type, keys, attributes, hooks and outputs")
 
@@ -41,6 +42,17 @@ def _broken_copies(session: Session) -> list[Mismatch]:
         if len(found) != len(expected) or not all(map(_equal, expected, found)):
             faults.append(Mismatch(f"outputs after {how}", "the same values", "other values"))
     return faults
+
+
+def _excuse_layers(net: nn.Module) -> None:
+    """Raise `NotApplicableError` where torch copies or pickles no such layer by itself: one with a parametrization."""
+    parts = net.get_submodule("adapters").named_modules(prefix="adapters")
+    for name, layer in ((name, one) for name, one in parts if isinstance(getattr(one, "weight", None), torch.Tensor)):
+        for how in _COPIES.values():
+            try:
+                how(layer)
+            except Exception as error:
+                raise NotApplicableError(f"torch does not copy {name} by itself: {said(error, 100)}") from error
 
 
 def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:

@@ -36,7 +36,7 @@ from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
 from autoadapt.errors import Mismatch, SavingError
 from autoadapt.files.writing import check_place, write_file
-from autoadapt.saving.module_states import facts_of, frozen_parts
+from autoadapt.saving.module_states import facts_of, frozen_parts, hooked_parts
 from autoadapt.saving.standalone.annotations import annotation, argument_annotation
 from autoadapt.saving.standalone.inlining import import_lines, inlined, names_in
 from autoadapt.saving.standalone.tap_lines import tap_constants, tap_hooks, tap_methods
@@ -122,7 +122,7 @@ class _File:
             "",
             *(f"    {line}".rstrip() for line in str(plan).splitlines()),
         ]
-        left = facts_of(self._net)[1]
+        left = [*facts_of(self._net)[1], *hooked_parts(self._net)]
         if left:
             lines += ["", f"Not in this file: {', '.join(left)}."]
         return f'"""{prose(chr(10).join(lines))}\n"""'
