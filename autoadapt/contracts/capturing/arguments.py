@@ -57,13 +57,12 @@ class Arguments:
 
 
 def bind(module: nn.Module, inputs: object) -> Arguments:
-    """Give names to the inputs of a call.
+    """The inputs of a call by the names of `forward`'s parameters.
 
     Args:
         module: The module that would be called.
         inputs: A tensor or a list is the one argument; a tuple holds positional arguments; a dict holds keyword
-            arguments, unless a module's only parameter takes it whole (`({...},)` says so outright). Arrays of
-            numpy stand for tensors.
+            arguments (write `({...},)` for a dict as the one argument). NumPy arrays stand for tensors.
 
     Raises:
         CaptureError: It is no module, what is given is no input, or the call does not fit the module's `forward`.
@@ -78,7 +77,7 @@ def bind(module: nn.Module, inputs: object) -> Arguments:
 
 
 def bind_call(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
-    """Give names to the arguments of one call; see `bind`."""
+    """As `bind`, for the arguments of one call."""
     try:
         signature = inspect.signature(module.forward)
     except (TypeError, ValueError):  # compiled code has no signature that Python can read
@@ -107,9 +106,9 @@ def _parameter_names(signature: inspect.Signature, count: int) -> tuple[str, ...
 
 
 def parameters_of(module: nn.Module, given: Arguments) -> tuple[Parameter, ...]:
-    """What `forward` takes besides what is given, in order; nothing where that is nothing or cannot be told.
+    """All parameters of `forward` in order; none where none of them is optional, or Python cannot read them.
 
-    What follows any number of positional arguments is left out, since a further one is none of those.
+    Parameters behind `*args` are left out, since no further positional argument reaches them.
     """
     listed = _listed(module)
     takes_any = any(one.kind is one.VAR_POSITIONAL for one in listed)
@@ -121,7 +120,7 @@ def parameters_of(module: nn.Module, given: Arguments) -> tuple[Parameter, ...]:
 
 
 def _listed(module: nn.Module) -> list[inspect.Parameter]:
-    """What `forward` takes, in order; nothing where that cannot be told."""
+    """The parameters of `forward`; none where Python cannot read its signature."""
     try:
         return list(inspect.signature(module.forward).parameters.values())
     except (TypeError, ValueError):  # compiled code has no signature that Python can read
@@ -129,17 +128,17 @@ def _listed(module: nn.Module) -> list[inspect.Parameter]:
 
 
 def names_taken(module: nn.Module) -> list[str]:
-    """The names of the arguments that `forward` takes, in order."""
+    """The names of `forward`'s parameters, in order."""
     return [one.name for one in _listed(module) if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
 
 
 def named_only(module: nn.Module) -> list[str]:
-    """The names of the arguments that `forward` takes by name alone."""
+    """The names of `forward`'s keyword-only parameters."""
     return [one.name for one in _listed(module) if one.kind is one.KEYWORD_ONLY]
 
 
 def keyword_only(module: nn.Module) -> list[str]:
-    """The arguments that `forward` asks for and takes by name alone, where it takes none by place."""
+    """The names of `forward`'s required keyword-only parameters, where it has no positional ones."""
     listed = _listed(module)
     by_place = [one for one in listed if one.kind in (one.POSITIONAL_OR_KEYWORD, one.POSITIONAL_ONLY)]
     return [one.name for one in listed if one.kind is one.KEYWORD_ONLY and one.default is one.empty and not by_place]
@@ -165,14 +164,14 @@ def _is_plain(value: object) -> bool:
 
 
 def told_inputs(module: nn.Module) -> torch.Tensor:
-    """An input of the size the module itself tells, on the meta device.
+    """An input of the size that the module's own configuration has, on the meta device.
 
-    Read from `patch_embed.img_size` or `pretrained_cfg["input_size"]` (timm), or from `config.image_size`,
-    `config.num_channels` and `config.num_frames` (transformers), or from `config.num_mel_bins` and how many frames
-    are taken, which stand behind these where a convolution halves them, as in Whisper, and before them in AST.
+    Read from `patch_embed.img_size` or `pretrained_cfg["input_size"]` (timm); from `config.image_size`,
+    `config.num_channels` and `config.num_frames` (transformers); or from `config.num_mel_bins` with
+    `2*config.max_source_positions` frames behind the bands (Whisper), or `config.max_length` frames before them (AST).
 
     Raises:
-        CaptureError: The module tells nothing.
+        CaptureError: The module has none of these.
     """
     told = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
     size = told.get("input_size") if isinstance(told, Mapping) else None
@@ -199,16 +198,16 @@ def told_inputs(module: nn.Module) -> torch.Tensor:
 
 
 def told_example(module: nn.Module) -> torch.Tensor:
-    """The same with values, the same ones each time, where the module is to run for real.
+    """The same input with values, drawn from a fixed seed.
 
     Raises:
-        CaptureError: The module tells nothing.
+        CaptureError: As by `told_inputs`.
     """
     return torch.randn(told_inputs(module).shape, generator=torch.Generator().manual_seed(0))
 
 
 def _channels(module: nn.Module, told: int) -> int:
-    """The channels that a module tells, or those that its first convolution reads where none reads as many."""
+    """The channels of the configuration; those of the first convolution where none reads as many."""
     reads = [part.in_channels for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Conv3d))]
     return told if not reads or told in reads else reads[0]
 
@@ -223,4 +222,4 @@ def tensors_in(value: object) -> Iterator[torch.Tensor]:
 
 
 _NO_CONTAINERS = frozenset({int, float, bool, str, type(None)})
-"""What most arguments are, so that nothing else is asked of them."""
+"""Types of most arguments, for which the slower checks are skipped."""

@@ -1,4 +1,4 @@
-"""Attempts: the inputs on which a new module is captured, where it refuses those of the old one."""
+"""Attempts: the inputs that are tried to capture a new module, where it refuses those of the old one."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def capture_source(
     inner: bool = False,
     grid: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Signature:
-    """Capture the new module on the old one's inputs, or, where it refuses them, on what it was made for.
+    """Capture the new module on the old one's inputs, or, where it refuses them, on inputs that it was made for.
 
-    That is what it tells itself; else the same inputs with the channels of its first convolution, with their axes in
-    the other order, or images of another size that is in use.
+    These are of the size in its own configuration; else the same inputs with the channels of its first convolution,
+    with channels first and last exchanged, or as images of another size in use.
 
     Raises:
         CaptureError: The module refuses all of these, or a shape, a size or a text stands for the inputs.
     """
     refuse_scripts(new)
-    check_inputs(inputs)  # before the attempts, which take what the module tells where the given inputs are refused
+    check_inputs(inputs)  # before the attempts, which would fall back to the size in the module's configuration
     first = _trimmed(new, _by_name(new, target, inputs if inputs is not None else _from_signature(target)))
     refused: AdaptError | None = None
     known: list[Callable[[], object]] = [partial(_same, first), partial(told_inputs, new)]
@@ -57,7 +57,7 @@ def capture_source(
             except AdaptError as error:
                 refused = refused or error
         if not isinstance(refused, InputError):
-            break  # it runs, and what is wrong with it would be so at any input
+            break  # it runs, and would fail in the same way at any input
     assert refused is not None, "every option that does not return has raised"
     raise _refused_everywhere(refused, first)
 
@@ -65,7 +65,7 @@ def capture_source(
 def _with_masks(
     found: Signature, target: Signature, given: object, captured: Callable[[object], Signature]
 ) -> Signature:
-    """The signature on the old module's masks in a form in which they hide something; as found where none does."""
+    """The signature on the first form of the old module's masks that hides something; as found where none does."""
     for other in masks_otherwise(target, given) if hides_nothing(found, target, given) else ():
         with contextlib.suppress(AdaptError):
             again = captured(other)
@@ -77,10 +77,10 @@ def _with_masks(
 def _without_strangers(
     new: nn.Module, target: Signature, given: object, *, inner: bool, grid: Mapping[str, tuple[int, ...]] | None
 ) -> Signature:
-    """The signature, without what the new module was given and need not be, where that means nothing to it.
+    """The signature, without optional arguments of the new module whose meaning is not that of the old one's.
 
-    An optional argument of another name may mean anything at all, such as positions where types of tokens stood; only
-    two that are known to be masks, or are called so, mean the same. What is no mask and changes nothing is not read.
+    By position, an optional argument of another name may mean something else, such as positions instead of token types;
+    only if both are masks, or named as masks are, do they mean the same. What changes no output is left out as well.
     """
     found = capture_as_given(new, given, inner=inner, grid=grid)
     if not isinstance(given, (tuple, Mapping)) or len(given) < 2:
@@ -102,7 +102,7 @@ def _without_strangers(
 
 
 def _are_called_alike(mine: str, other: str) -> bool:
-    """Whether two names are those of masks that hide in the same sense."""
+    """Whether two names are usual ones for masks with ones of the same meaning."""
     counts = counts_by_name(mine)
     return counts is not None and counts == counts_by_name(other)
 
@@ -112,7 +112,7 @@ USUAL_SIZES = (224, 256, 384, 512, 448, 336, 240, 288, 299, 192, 128, 96, 64, 32
 
 
 def _guesses(new: nn.Module, first: object, target: Signature) -> Iterator[Callable[[], object]]:
-    """Inputs to try besides those given and told, from the most to the least likely; one tensor by name is one."""
+    """Inputs to try besides those given and those of the configuration, the likeliest first."""
     if isinstance(first, Mapping) and len(first) == 1:
         first = tuple(first.values())
     yield partial(_with_truths, first)
@@ -138,7 +138,7 @@ def _guesses(new: nn.Module, first: object, target: Signature) -> Iterator[Calla
 
 
 def _guesses_of_other_ranks(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:
-    """The one image or clip as clips or images, as large as it is and of the commonest size."""
+    """An image as clips and a clip as images, at their own size and at the commonest one."""
     given = _as_tuple(first)
     if len(given) == 1 and isinstance(given[0], torch.Tensor) and _is_image(given[0]):
         for other in other_ranks(given[0]):
@@ -148,7 +148,7 @@ def _guesses_of_other_ranks(new: nn.Module, first: object) -> Iterator[Callable[
 
 
 def _is_clip_or_of_another_rank(new: nn.Module, first: object) -> bool:
-    """Whether a clip is given, whose frames may stand elsewhere, or an image to a module that begins with clips."""
+    """Whether a clip is given, or an image to a module whose first convolution reads clips."""
     stem = _stem(new)
     ranks = {value.dim() for value in _as_tuple(first) if isinstance(value, torch.Tensor) and _is_image(value)}
     return 5 in ranks or (stem is not None and bool(ranks) and stem.weight.dim() not in ranks)
@@ -176,7 +176,7 @@ def _as_tuple(inputs: object) -> tuple[object, ...]:
 
 
 def _resized(inputs: object, size: int) -> object:
-    """Images or clips of another height and width, whose values do not matter; everything else as it is."""
+    """Images or clips as zeros of another height and width; everything else as it is."""
     return tuple(
         value.new_zeros(_square(value.shape, size)) if isinstance(value, torch.Tensor) and _is_image(value) else value
         for value in _as_tuple(inputs)
@@ -203,7 +203,7 @@ def _with_channels(new: nn.Module, inputs: object) -> object:
 
 
 def _with_truths(inputs: object) -> object:
-    """The same with zeros and ones as truth values, as attention of torch takes masks."""
+    """The same inputs with zeros and ones as booleans, as torch's attention takes masks."""
     given = dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(_as_tuple(inputs)))
     truths = {
         key: value.bool()
@@ -226,7 +226,7 @@ def _taken_out(inputs: object) -> object:
 
 
 def _samples_exchanged(inputs: object) -> object:
-    """Sequences with samples and tokens exchanged, beside what lists samples first in either order, as masks do."""
+    """The inputs with sequences as `[N, B, C]` instead of `[B, N, C]`; other inputs, such as masks, stay."""
     given = dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(_as_tuple(inputs)))
     made = {
         key: value.transpose(0, 1)
@@ -252,7 +252,7 @@ def _repeated(image: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def _turned(inputs: object, only: int | None = None) -> object:
-    """The same images or points with their channels last instead of first, or first instead of last; of one or all."""
+    """The same images or points with channels first moved last, or the reverse; of the input `only`, or of all."""
     given = _as_tuple(inputs)
     return tuple(_other_way(value) if only in (None, i) else value for i, value in enumerate(given))
 
@@ -264,7 +264,7 @@ def _other_way(value: object) -> object:
 
 
 def _from_signature(target: Signature) -> object:
-    """Inputs on the meta device, of the shapes that a signature was probed at."""
+    """Inputs on the meta device, of the shapes of a signature's example."""
     if not target.inputs.leaves or not target.axes:
         return None
     shapes = [(spec.shape(target.sizes()), spec.torch_dtype) for spec in target.inputs.leaves]
@@ -272,7 +272,7 @@ def _from_signature(target: Signature) -> object:
 
 
 def _by_name(new: nn.Module, target: Signature, inputs: object) -> object:
-    """Positional inputs by keyword, where the new module takes some of the old one's names at other places."""
+    """Positional inputs as keywords, where the new module has parameters of the old one's names in another order."""
     names, takes, by_name = list(target.arguments), names_taken(new), named_only(new)
     if not isinstance(inputs, tuple) or len(inputs) > len(names):
         return inputs
@@ -285,7 +285,7 @@ def _by_name(new: nn.Module, target: Signature, inputs: object) -> object:
 
 
 def _trimmed(new: nn.Module, inputs: object) -> object:
-    """The inputs that the new module has parameters for: by name, else the first ones that are tensors."""
+    """The inputs if they fit the new module's parameters, else as many of the first tensors as fit."""
     if inputs is None:
         return None
     try:

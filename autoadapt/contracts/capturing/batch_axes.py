@@ -1,8 +1,7 @@
-"""Batch axes: which axis of sequences lists samples, told by what is read across it.
+"""Batch axes: which of the first two axes of a sequence lists samples, found by changing one entry along each.
 
-Recurrent layers and transformers of torch take `[N, B, C]`, spiking networks `[T, B, C, H, W]`, most others samples
-first, and sizes do not tell which. Where one sample is changed, the others stay as they are; where a token is, others
-that read it do not.
+torch's recurrent layers and transformers take `[N, B, C]`, spiking networks `[T, B, C, H, W]`, most others samples
+first, and sizes do not tell which. A changed sample leaves the others as they are; a changed token does not.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ from autoadapt.contracts.trees import flatten, rebuild
 __all__ = ["axes_of"]
 
 RUNS = 3
-"""Of a module, to tell which of two axes lists samples."""
+"""Real runs that this takes."""
 SAMPLES = 3
 TOKENS = 7
-"""So few do: no two axes of an output are then alike by accident."""
+"""Small enough to be cheap, and unequal, so that no two axes of an output have one size by accident."""
 
 
 def axes_of(module: nn.Module, arguments: Arguments, work: Work, *, runs: bool = True) -> InputAxes:
-    """The axes of a module's inputs, with tokens before samples where the module reads them so.
+    """The axes of a module's inputs, with tokens before samples where the module takes them so.
 
     Args:
-        module: The module; never run itself.
-        arguments: One call that is known to be meant.
-        work: Of one pass at the example, as far as it is known.
-        runs: Whether it may run for real, which takes two runs of a few tokens, or three.
+        module: The module; only copies of it run.
+        arguments: The example call.
+        work: Work of one pass at the example, as far as it is known.
+        runs: Whether it may run for real: two or three runs of a few tokens.
     """
     tensors = flatten(arguments.values)[1]
     axes = name_axes(tensors)
@@ -60,7 +59,7 @@ def axes_of(module: nn.Module, arguments: Arguments, work: Work, *, runs: bool =
 
 
 def _sizes(names: Sequence[str], turned: Sequence[str], *, is_cloud: bool) -> Iterator[list[dict[str, int]]]:
-    """Few samples and tokens for either reading, and few samples of as many tokens as there are, if these are words."""
+    """Sizes for either reading: few samples of few tokens, then few samples of all tokens, unless these are points."""
     few = {name: TOKENS for name in names if name[0] == "N"}
     yield [{**few, names[0]: SAMPLES}, {turned[0]: TOKENS, turned[1]: SAMPLES}]
     if not is_cloud:  # a pass over so many points takes a minute
@@ -70,26 +69,26 @@ def _sizes(names: Sequence[str], turned: Sequence[str], *, is_cloud: bool) -> It
 def _lists_samples_second(
     module: nn.Module, arguments: Arguments, shapes: Sequence[Shape], position: int
 ) -> bool | None:
-    """Whether the second axis of an input lists samples and the first does not; None where the module does not run."""
+    """Whether an input lists samples on its second axis and not on its first; None where the module does not run."""
     tree, _ = flatten(arguments.values)
     with contextlib.suppress(ProbeError):
         probe = Probe(module, arguments, real=True, inner=False, forgets=False)
         first = probe.run(shapes)
 
-        def answers(axis: int) -> bool:
+        def lists_samples(axis: int) -> bool:
             given = [tensor.clone() for tensor in first.inputs]
             part = given[position].narrow(axis, 0, 1)
             part.copy_(others(part, given[position]))
             call = Arguments(rebuild(tree, given), arguments.positional)
             found = Probe(module, call, real=True, inner=False, forgets=False).run().tensors
-            return _stays_apart(first.tensors, found, shapes[position][axis])
+            return _changes_first_alone(first.tensors, found, shapes[position][axis])
 
-        return not answers(0) and answers(1)
+        return not lists_samples(0) and lists_samples(1)
     return None
 
 
-def _stays_apart(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor], size: int) -> bool:
-    """Whether what changed is the first of one axis of that size alone, in each output that changed."""
+def _changes_first_alone(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor], size: int) -> bool:
+    """Whether each output that changed did so only in the first entry along some axis of that size."""
     moved = [a != b for a, b in zip(before, after, strict=True) if a.shape == b.shape and a.is_floating_point()]
     moved = [one for one in moved if one.any()]
     return bool(moved) and all(

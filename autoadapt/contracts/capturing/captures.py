@@ -39,24 +39,24 @@ def capture(
 ) -> Signature:
     """Run a module at a few sizes and write down what goes in and what comes out.
 
-    The module is copied for that, without its weights where it runs on the meta device, and is as it was
-    afterwards: mode, buffers, hooks, caches and random generators.
+    Only a copy runs, without weights where it runs on the meta device. Mode, buffers, hooks, caches and random
+    generators are afterwards as they were.
 
     Args:
         model: The module.
-        inputs: A tensor, a tuple of positional or a dict of keyword arguments. May be left out where the model
-            tells its input size.
+        inputs: A tensor, a tuple of positional or a dict of keyword arguments. May be left out where the model's
+            config has its input size.
         at: Path of a submodule to capture in place, while the whole model runs on `inputs`.
-        region: Modules to capture in place that are no submodule: a list of paths, or a span in order of calls,
-            `conv1:layer4`. What the rest of the model reads of them are the outputs. With `at` the paths are those
-            within that submodule.
+        region: Several modules to capture together in place: a list of paths, or a span in order of calls,
+            `conv1:layer4`. The outputs are what the rest of the model reads of them. With `at`, paths are relative to
+            that submodule.
         inner: Note what inner modules return, for taps.
-        grid: For modules of one image size: rows, columns and leading tokens of token axes, and trailing tokens if
-            there are any, by output path or module path, where they cannot be read. For clips and volumes, frames or
-            slices stand before these: `(8, 14, 14, 1)`.
-        confirm: Run a copy for real as well, where it has values and a pass is affordable: at the example, at a usual
-            size (224, 256, 384, 512 or 640) and at the example again, with one sample or two. What these runs show
-            otherwise stands in the signature's `contradictions`, and why there were none in `unconfirmed`.
+        grid: For modules of one image size whose token axes cannot be read: rows, columns, leading tokens, and trailing
+            tokens if there are any, by output path or module path. For clips and volumes, frames or slices come first:
+            `(8, 14, 14, 1)`.
+        confirm: Run a copy with values as well, where there are any and a pass is affordable: at the example, at a
+            usual size (224, 256, 384, 512 or 640) and at the example again, with one sample or two. Where these runs
+            disagree is in the signature's `contradictions`, and why there were none in `unconfirmed`.
 
     Returns:
         The signature: every axis as an exact function of the input axes, checked at sizes that it was not
@@ -88,7 +88,7 @@ def capture_as_given(
     grid: Mapping[str, tuple[int, ...]] | None = None,
     confirm: bool = True,
 ) -> Signature:
-    """As `capture`, and silent about what the caller may have meant with inputs at which the model raises.
+    """As `capture`, but without searching for the inputs that the caller may have meant where the model raises.
 
     Raises:
         CaptureError: As by `capture`.
@@ -112,7 +112,7 @@ def capture_as_given(
 
 
 def _captured(module: nn.Module, arguments: Arguments, tell: Tell, options: Mapping[str, Any]) -> Signature:
-    """The signature, without values where that does, else by real runs."""
+    """The signature, from runs on the meta device where those work, else from real runs."""
     name = type(module).__name__
     tell(f"running {name} at several sizes")
     session = Session(module, arguments, **options)

@@ -1,4 +1,4 @@
-"""A grid: how many cells there are along each side of an image, a clip or a volume."""
+"""Cell grids: how many cells a feature map has along height, width, and frames or slices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells: where the cells of each tensor lie at every size, from runs in which they were followed."""
+"""Cells: the centres of each tensor's cells as a spec states them, where all runs agree on them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from autoadapt.contracts.signature import Centres
 __all__ = ["class_tokens", "inner_centres", "output_centres"]
 
 Run = tuple[Mapping[str, int], Observation]
-"""Sizes of the input axes, and what was seen at them."""
+"""Sizes of the input axes, and what was observed at them."""
 
 
 def output_centres(outputs: Sequence[Sequence[Dim]], runs: Sequence[Run]) -> list[tuple[Centres, ...]]:
-    """For each output the centres that all runs agree on.
+    """For each output the centres on which all runs agree.
 
     Args:
         outputs: The dims of each output.
-        runs: Runs in which cells were followed; none where they cannot be.
+        runs: Runs in which cells were followed; may be empty.
     """
     return [
         _agreed([_centres(dims, run.grids[number], sizes) for sizes, run in runs])
@@ -29,7 +29,7 @@ def output_centres(outputs: Sequence[Sequence[Dim]], runs: Sequence[Run]) -> lis
 
 
 def inner_centres(inner: Mapping[InnerKey, Sequence[Dim]], runs: Sequence[Run]) -> dict[InnerKey, tuple[Centres, ...]]:
-    """The same for what inner modules return."""
+    """The same for inner outputs."""
     return {
         key: _agreed([_centres(dims, run.inner[key].grid, sizes) for sizes, run in runs if key in run.inner])
         for key, dims in inner.items()
@@ -37,19 +37,19 @@ def inner_centres(inner: Mapping[InnerKey, Sequence[Dim]], runs: Sequence[Run]) 
 
 
 def class_tokens(dims: Mapping[InnerKey | int, Sequence[Dim]], runs: Sequence[Run]) -> set[InnerKey | int]:
-    """The vectors that are made of class tokens alone in all runs; outputs by their number."""
+    """The vectors that are computed from class tokens alone in all runs; outputs by their number."""
 
-    def told(key: InnerKey | int, run: Observation) -> bool:
+    def is_class_token(key: InnerKey | int, run: Observation) -> bool:
         if isinstance(key, int):
             return run.class_tokens[key]
         return key in run.inner and run.inner[key].class_token
 
     vectors = [key for key, of_one in dims.items() if not any(dim.axes - {"B"} for dim in of_one[1:])]
-    return {key for key in vectors if runs and all(told(key, run) for _, run in runs)}
+    return {key for key in vectors if runs and all(is_class_token(key, run) for _, run in runs)}
 
 
 def _centres(dims: Sequence[Dim], grid: Grid, sizes: Mapping[str, int]) -> tuple[Centres, ...]:
-    """The centres along each input axis that one axis of a tensor follows alone, or as a side of its tokens."""
+    """The centres along each input axis on which one axis of a tensor depends alone, or one side of its token axis."""
     found = {}
     for factor in (factor for dim in dims for factor in leading_and_product(dim)[1]):
         name = next(iter(factor.axes)) if len(factor.axes) == 1 else ""
@@ -61,5 +61,5 @@ def _centres(dims: Sequence[Dim], grid: Grid, sizes: Mapping[str, int]) -> tuple
 
 
 def _agreed(told: Sequence[tuple[Centres, ...]]) -> tuple[Centres, ...]:
-    """The centres that are the same in all runs, as they are not where padding follows the size."""
+    """The centres that are the same in all runs; they differ where padding depends on the size."""
     return tuple(one for one in told[0] if all(one in others for others in told[1:])) if told else ()

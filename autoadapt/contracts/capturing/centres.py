@@ -1,11 +1,11 @@
 """Centres: where in the input the cells of every tensor lie, followed through a forward pass operation by operation.
 
-A cell of a map sees a window of the input; its centre is the middle of that window. With kernels of k cells at a
-dilation of d, p cells of padding in front and steps of s cells, the centre of the first cell moves by
-`(d*(k - 1)/2 - p)` of the cells that are read, and the step grows s times (Araujo, Norris and Sim, Computing Receptive
-Fields of Convolutional Neural Networks, Distill 2019). For symmetric padding this comes to `(s - 1 - a)/2` where there
-are `floor((size + a)/s)` cells. Here it is not read off the sizes, which cannot tell padding on one side from padding
-on two, but off the operations that torch runs, on the meta device as well.
+A cell of a map sees a window of the input, its receptive field; its centre is the middle of that window. With a kernel
+of k cells, dilation d, p cells of padding in front and stride s, the centre of the first cell moves by
+`d*(k - 1)/2 - p` cells of the map that is read, and the step grows s times (Araujo, Norris and Sim, Computing Receptive
+Fields of Convolutional Neural Networks, Distill 2019). For symmetric padding this is `(s - 1 - a)/2` where there are
+`floor((size + a)/s)` cells. Sizes cannot tell padding on one side from padding on two, so the centres are computed from
+the operations that torch runs, on the meta device as well.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Cells:
     """From one centre to the next, in input cells."""
     count: int
     coarsest: Fraction = field(default=Fraction(1), compare=False)
-    """The largest step on the way to them: what comes down from coarse cells is placed by the finer ones it meets."""
+    """The largest step of any map that they were computed from; where a decoder joins maps, the finest decides."""
 
     def read(self, *, start: Fraction | int, step: Fraction | int, count: int) -> Cells:
-        """The cells of what reads these from a place on, in steps; both in cells of this."""
+        """The cells of a result: the first lies `start` cells behind the first one here, each next one `step` cells."""
         if step == 1 and not start and count == self.count:
-            return self  # as most layers do: fractions are slow
+            return self  # the commonest case, and fractions are slow
         first = self.first + self.step * start if start else self.first
         if step == 1:
             return Cells(first, self.step, count, self.coarsest)
@@ -51,29 +51,30 @@ class Cells:
         return Cells(first, made, count, max(made, self.coarsest))
 
     def grouped(self, count: int) -> Cells:
-        """The same extent in fewer or more cells of equal size."""
+        """The same extent divided into another number of equal cells."""
         ratio = Fraction(self.count, count)
         return self.read(start=(ratio - 1) / 2, step=ratio, count=count)
 
     def is_regrouped(self, count: int) -> bool:
-        """Whether cells of that number may be groups or parts of these, as where patches are cut by reshaping."""
+        """Whether so many cells may be groups or parts of these, as where reshaping cuts patches."""
         return Fraction(count, self.count) in RATIOS
 
 
 Grid: TypeAlias = Mapping[str, Cells]
-"""The cells of a tensor, by the input axis that they follow."""
+"""The cells of a tensor, by input axis."""
 
 Tensors: TypeAlias = Sequence[torch.Tensor]
 
 _Rule: TypeAlias = Callable[[Cells, int, Mapping[str, Any], int], Cells]
-"""From the cells that are read along an axis: which one that is, counted from the end, the arguments, the new count."""
+"""The cells that an operation makes along an axis. It is given the cells that are read; the axis, from the end, or for
+`_ALONG` the number of the output; the operation's arguments by name; the new number of cells."""
 
 
 class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the cells of input axes through all that torch runs while it is active.
+    """Follows the cells along input axes through all operations that run while it is active.
 
-    Reshaping keeps them, whether they stand on axes of their own or not: they are looked for again, by their number,
-    where an operation moves them. What is not known to move cells keeps those of the tensor that it reads.
+    Cells are not tied to axes of a tensor. Reshaping keeps them; an operation that moves cells finds their axes again by
+    their number. The result of any other operation has the cells of the tensor that it reads.
     """
 
     def __init__(self, inputs: Iterable[tuple[torch.Tensor, Sequence[str]]]) -> None:
@@ -88,7 +89,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._lengths |= {size for name, size in sizes.items() if name[0] in "NT" and "H" not in sizes}
 
     def grid(self, tensor: torch.Tensor) -> Grid:
-        """The cells of a tensor; empty for what is made of no input."""
+        """The cells of a tensor; empty where it depends on no input."""
         return self._grids.get(tensor) or {}
 
     def __torch_dispatch__(
@@ -104,7 +105,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             and _is_alike(returned, given[0])
             and (grid := self._grids.get(given[0])) is not None
         ):
-            self._grids.put(returned, grid)  # most of what runs, so it must cost little
+            self._grids.put(returned, grid)  # the short way for most operations
             named = _named(func, args, kwargs or {}) if name in CLAMPING else {}
             self._note_kinds(name, named, self._moving(given), [returned])
         elif moving := self._moving(given):
@@ -118,7 +119,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             follower.note(name, named, moving, made)
 
     def _sequence(self, tensor: torch.Tensor) -> list[int]:
-        """The axes that list tokens or frames, also where they were read one by one, as by recurrent layers."""
+        """The axes that list tokens or frames; else those of the same size, as behind recurrent layers."""
         axes, _ = _axes(self.grid(tensor), tensor.shape, range(tensor.dim()))
         known = [axis for axis, name in axes.items() if name[0] in "NT"]
         return known or [axis for axis, size in enumerate(tensor.shape) if size in self._lengths]
@@ -161,7 +162,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return known | moved
 
     def _along(self, rule: _Rule | None, named: Mapping[str, Any], output: torch.Tensor, number: int) -> Grid:
-        """What cuts along one axis, or leaves it out."""
+        """Slicing, splitting, or selecting along one axis."""
         read: torch.Tensor = named["self"]
         axis = named["dim"] % read.dim()
         axes, known = _axes(self.grid(read), read.shape, range(read.dim()))
@@ -173,9 +174,9 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return known | {axes[axis]: rule(known[axes[axis]], number, named, output.shape[axis])}
 
     def _kept(self, grids: Sequence[Grid], output: torch.Tensor, *, mixes: bool) -> Grid:
-        """The cells of the first that is read, as a residual stream is; those of parts that are joined, their mean.
+        """The cells of the first tensor that is read, as of a residual stream; of concatenated tensors the mean.
 
-        Of parts of different scales, as a decoder joins them, the finest tell where its cells lie: they see most of it.
+        Of tensors that were computed from maps of different scales, as a decoder joins them, the finest decide.
         """
         found: dict[str, Cells] = {}
         for name in dict.fromkeys(name for grid in grids for name in grid):
@@ -203,26 +204,26 @@ def _is_alike(returned: Any, read: torch.Tensor) -> bool:
 
 
 _JOINING = frozenset({"add", "sub", "mul", "maximum", "minimum"})
-"""What puts two tensors of one shape together."""
+"""Elementwise operations of two tensors."""
 
 _PRODUCTS = {"mm": "self", "bmm": "self", "addmm": "mat1", "baddbmm": "batch1"}
-"""Products of matrices, and what they call the left one."""
+"""Matrix products, and their name for the left matrix."""
 
 
 def _unmixed(grid: Grid, left: torch.Tensor) -> Grid:
-    """The cells along axes that a product with a left matrix does not mix, as attention among all does not."""
+    """The cells along axes that a product does not sum over: those of the left matrix' last axis are mixed."""
     mixed = left.shape[-1] if list(left.shape).count(left.shape[-1]) == 1 else -1
     return {name: cells for name, cells in grid.items() if cells.count != mixed}
 
 
 def _left(grid: Grid, given: Sequence[torch.Tensor], output: torch.Tensor) -> Grid:
-    """Without axes that stood in what was read and stand no more: they were averaged away, or picked from."""
+    """Without axes that a given tensor has and the output lacks: they were reduced, or an entry was selected."""
     stood = {size for tensor in given for size in tensor.shape}
     return {name: cells for name, cells in grid.items() if cells.count not in stood or cells.count in output.shape}
 
 
 _RESHAPING = {"view", "reshape", "_reshape_alias", "_unsafe_view", "unflatten", "flatten", "as_strided", "expand"}
-"""Operations after which an axis may be a part of another."""
+"""Operations that may split or merge axes."""
 
 
 def _named(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,17 +234,17 @@ def _named(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[st
 
 @functools.cache
 def _schema(func: Any) -> tuple[tuple[str, ...], Mapping[str, Any]]:
-    """The names of the arguments of an operation, and the values of those that have any."""
+    """The argument names of an operation, and the default values."""
     known = func._schema.arguments
     defaults = {argument.name: argument.default_value for argument in known if argument.has_default_value()}
     return tuple(argument.name for argument in known), defaults
 
 
 def _axes(grid: Grid, shape: Sequence[int], among: Iterable[int]) -> tuple[dict[int, str], dict[str, Cells]]:
-    """Which axes of a tensor follow which input axes, and the cells as they stand there.
+    """Which axes of a tensor list the cells of which input axes, and these cells.
 
-    Axes are known by their number of cells, the last ones where several would do. Where none fit, but all would in
-    groups or parts of one size, the cells were regrouped by reshaping, as patches are cut.
+    An axis is recognised by its number of cells, the last one where several fit. Where none fits, but all would if
+    cells were grouped or divided by one ratio, reshaping has regrouped them, as it cuts patches.
     """
     among, cells = list(among), dict(grid)
     for ratio in RATIOS:
@@ -257,7 +258,7 @@ def _axes(grid: Grid, shape: Sequence[int], among: Iterable[int]) -> tuple[dict[
 
 
 def _found(among: Sequence[int], shape: Sequence[int], wanted: Mapping[str, Fraction | int]) -> dict[int, str]:
-    """Axes of these sizes in this order, the last of them; empty where there are none."""
+    """The last axes of these sizes, in this order; empty where there are none."""
     for axes in reversed(list(itertools.combinations(among, len(wanted)))):
         if [shape[axis] for axis in axes] == list(wanted.values()):
             return dict(zip(axes, wanted, strict=True))
@@ -304,7 +305,7 @@ def _pooled(cells: Cells, axis: int, named: Mapping[str, Any], count: int) -> Ce
 
 
 def _half(cells: int) -> Fraction | int:
-    """Half of a number; a whole one where it comes to that, since fractions are slow."""
+    """Half of a number, as an integer where possible, since fractions are slow."""
     return Fraction(cells, 2) if cells % 2 else cells // 2
 
 
@@ -315,7 +316,7 @@ def _geometry(axis: int, named: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def _resampled(cells: Cells, _axis: int, named: Mapping[str, Any], count: int) -> Cells:
-    """Interpolation: a stretch between the outer edges, or between the outer centres with `align_corners`."""
+    """Interpolation: the outer edges keep their places, or with `align_corners` the outer centres do."""
     if named.get("align_corners") and count > 1:
         return cells.read(start=0, step=Fraction(cells.count - 1, count - 1), count=count)
     ratio = Fraction(cells.count, max(count, 1))
@@ -385,10 +386,10 @@ _ALONG: dict[str, _Rule | None] = {
     "unfold": _unfolded,
     "select": None,
 }
-"""Operations along one axis; None where it goes away."""
+"""Operations along one axis; None where they remove it."""
 
 _TRANSFORMS = frozenset({"_fft_r2c", "_fft_c2c", "_fft_c2r"})
 """Fourier transforms: frequencies lie at no place of the input."""
 
 _MOVING = frozenset({*_SPATIAL, *_ALONG, *_PRODUCTS, *_TRANSFORMS, "cat", "stack"})
-"""Operations whose result may have cells elsewhere although its shape is that of what is read."""
+"""Operations that may move cells even if the shape stays the same."""

@@ -1,4 +1,4 @@
-"""Scores: which outputs, and which tensors inside, score classes; they are no features."""
+"""Class scores: which outputs and inner outputs are dense scores of classes, and so no features."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["class_scores"]
 def class_scores(model: nn.Module, outputs: Values, inner: Sequence[InnerOutput]) -> tuple[str, ...]:
     """Paths of outputs and names of inner outputs that score classes in more than one place.
 
-    Those are outputs called `logits`, as transformers calls them; and where a model says how many classes it has,
-    tensors of as many channels that a convolution or linear layer makes and nothing learned reads, or that come after
-    the last layer of all. Vectors of scores are left to `read_by_heads`. What is as wide as what a layer reads may be
-    features, as where there are as many words as channels: of it layers tell alone.
+    Those are outputs called `logits`, as in transformers; and, where the model has a number of classes, tensors with as
+    many channels which a convolution or linear layer returns and no layer reads, or which come after the last layer.
+    The latter only if no layer of the model reads as many channels, since such tensors may be features. Vectors of
+    scores are found by `read_by_heads`.
 
     Args:
-        model: The whole.
-        outputs: What it returns.
-        inner: What inner modules return.
+        model: The model.
+        outputs: Its outputs.
+        inner: Its inner outputs.
     """
     counts = _classes(model)
     clear = counts - {_width(part) for part in model.modules()}
@@ -46,18 +46,18 @@ def class_scores(model: nn.Module, outputs: Values, inner: Sequence[InnerOutput]
 
 
 def _sizes(dims: Iterable[object]) -> set[int]:
-    """Constant sizes of a tensor that has more axes than samples and channels."""
+    """The constant dims of a tensor of three axes or more; none of a vector."""
     listed = list(dims)
     return {size for dim in listed if (size := getattr(dim, "constant", None))} if len(listed) > 2 else set()
 
 
 def _width(part: nn.Module) -> object:
-    """How many channels a layer reads."""
+    """The input channels of a layer."""
     return getattr(part, "in_features", getattr(part, "in_channels", None))
 
 
 def _classes(model: nn.Module) -> set[int]:
-    """How many classes a model says that it has, under the names in use."""
+    """The numbers of classes in a model's attributes or config, under their usual names."""
     holders = (model, getattr(model, "config", None))
     found = [getattr(holder, name, None) for holder in holders for name in _NAMES if holder is not None]
     return {count for count in found if isinstance(count, int) and not isinstance(count, bool) and count > 0}

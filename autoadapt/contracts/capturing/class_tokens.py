@@ -1,4 +1,4 @@
-"""Class tokens: which vectors are made of a token that was joined in front of others, and of nothing else."""
+"""Class tokens: which vectors are computed only from a token that was concatenated in front of the others."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from autoadapt.contracts.capturing.followers import Follower, Made
 __all__ = ["ALONE", "Joined", "class_tokens_followed"]
 
 MOST = 16
-"""How many tokens may stand in front of others, registers among them."""
+"""The most tokens in front of the cells, registers included."""
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Tokens of which the first ones are none of the image."""
+    """A token axis whose first tokens are no cells of the image."""
 
     size: int
-    """How many there are in all."""
+    """All tokens."""
     front: int
+    """Tokens in front of the cells."""
 
 
 ALONE = Joined(0, 0)
-"""Of the tokens in front alone."""
+"""Marks a tensor that is computed from tokens in front alone."""
 
 
 def class_tokens_followed() -> Follower[Joined]:
-    """Follows them from where tensors are joined to where one of the first is picked, which is `ALONE` then.
+    """Follows class tokens from where they are concatenated to where one is selected; the result is then `ALONE`.
 
-    What is made of picked ones alone, as by a norm, a layer or their sum, is one as well; what they are mixed into
-    with anything else that depends on the input, as by attention or a mean, is not.
+    So is what is computed from such results alone, as by a norm, a layer or a sum; but not where anything else takes
+    part that depends on the input, as in attention or a mean.
     """
     cut = dict.fromkeys(("slice", "split_with_sizes"), _cut)
     return Follower({"cat": _joined, "select": _picked, **cut}, lambda made: _together(made.told))
 
 
 def _joined(made: Made[Joined]) -> Joined | None:
-    """What comes of joining parts: tokens in front of the largest part, of an axis that lists tokens."""
+    """Concatenation along a token axis: the parts before the largest one are tokens in front."""
     told, axis = made.told, made.named.get("dim") or 0
     if all(one is ALONE for one in told):
         return _together(told)
@@ -62,7 +63,7 @@ def _picked(made: Made[Joined]) -> Joined | None:
 
 
 def _cut(made: Made[Joined]) -> Joined | None:
-    """What comes of cutting along an axis that lists tokens."""
+    """Slicing or splitting along a token axis."""
     known, named = _listed(made), made.named
     if known is None:
         return _together(made.told)
@@ -75,14 +76,14 @@ def _cut(made: Made[Joined]) -> Joined | None:
 
 
 def _listed(made: Made[Joined]) -> Joined | None:
-    """The tokens that an operation cuts; None where it cuts another axis."""
+    """The token axis along which an operation selects; None where it is another axis."""
     read: torch.Tensor = made.named["self"]
     known = made.of(read)
     return known if known is not None and known is not ALONE and read.shape[made.named["dim"]] == known.size else None
 
 
 def _together(told: Sequence[Joined | None]) -> Joined | None:
-    """What comes of several tensors: tokens in front stay only where nothing else takes part."""
+    """Any other operation: the result is `ALONE` where all given tensors are, else has the first known token axis."""
     if told and all(one is ALONE for one in told):
         return ALONE
     return next((one for one in told if one is not None and one is not ALONE), None)

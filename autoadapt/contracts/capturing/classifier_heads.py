@@ -1,4 +1,4 @@
-"""Heads: which tensors the last layers of a classifier make its scores of."""
+"""Classifier heads: the features that the last layers of a classifier read."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def read_by_heads(
     returned: Mapping[InnerKey, str],
     outputs: Mapping[str, Shape],
 ) -> dict[InnerKey, InnerKey]:
-    """For tensors made by last linear layers, which tensor these layers read.
+    """For each tensor of scores, made by a last linear layer, the tensor that this layer reads.
 
-    A last layer is a linear one, or a convolution with a kernel of 1; flattening and dropout may follow, and of a
-    convolution an average of the scores of all cells, rectified or not, as SqueezeNet has it. Where an
-    output is made of the scores of several heads, as their mean is, it is the head that reads most, among equals the
-    first: a class token stands before a token for distillation.
+    A last layer is a linear one, or a convolution with a kernel of 1. Flattening and dropout may follow, and behind a
+    convolution an average over all cells, with or without ReLU, as in SqueezeNet. Where an output combines several
+    heads, as their mean, the head with the most input channels counts, the first among equals: the class token comes
+    before the distillation token.
 
     Args:
-        model: The whole.
-        noted: What inner modules returned, and vectors that layers read where no module returned them.
-        returned: Paths of the outputs of the whole, by the inner tensor that each of them is.
+        model: The model.
+        noted: Inner outputs, and vectors that layers read where no module returned them.
+        returned: Paths of the model's outputs, by inner output.
         outputs: Shapes of the outputs, by path.
     """
     named = dict(model.named_modules())
@@ -44,7 +44,7 @@ def read_by_heads(
 def _read(
     key: InnerKey, named: Mapping[str, nn.Module], noted: Mapping[InnerKey, InnerLeaf], shape: Shape
 ) -> InnerKey | None:
-    """What the linear layer reads that makes a tensor, if one does and nothing is learned or done to it after."""
+    """The input of the last layer that made some scores, if only flattening, dropout or averaging follow it."""
     if len(shape) != 2:
         return None
     first: InnerKey | None = key
@@ -67,7 +67,7 @@ def _read(
 def _several_heads(
     shape: Shape, named: Mapping[str, nn.Module], noted: Mapping[InnerKey, InnerLeaf]
 ) -> list[tuple[InnerKey, InnerKey]]:
-    """Layers that make vectors of a shape which no module reads, after all maps; with what they read."""
+    """Linear layers that return vectors of a shape, behind all maps, which no module reads; each with its input."""
     read: Collection[InnerKey] = {leaf.reads for leaf in noted.values() if leaf.reads is not None}
     last_map = max((leaf.finished for leaf in noted.values() if _is_map(leaf.shape, shape[-1])), default=0)
     return [
@@ -84,7 +84,7 @@ def _several_heads(
 def _flattened_head(
     shape: Shape, named: Mapping[str, nn.Module], noted: Mapping[InnerKey, InnerLeaf]
 ) -> list[tuple[InnerKey, InnerKey]]:
-    """The last module, if it returns scores of one cell that a function flattens, with what their layer reads."""
+    """The last module, if it returns scores `[B, C, 1, 1]` that a function flattens, with the input of its layer."""
     key = max(noted, key=lambda key: noted[key].finished, default=None)
     if key is None or noted[key].shape[:2] != shape or _count(noted[key]) != math.prod(shape):
         return []
@@ -93,18 +93,18 @@ def _flattened_head(
 
 
 def _source(key: InnerKey, noted: Mapping[InnerKey, InnerLeaf]) -> InnerKey | None:
-    """What a module reads: what another one returned, or a vector that a function made."""
+    """The input of a call: an inner output, or a vector that a function made; None where it was not noted."""
     made = (*key[:2], READ)
     return noted[key].reads or (made if made in noted else None)
 
 
 def _is_map(made: Shape, scores: int) -> bool:
-    """Whether a tensor still has cells, and is none of scores for each of them."""
+    """Whether a tensor has several cells, and does not hold scores for each of them."""
     return math.prod(made[2:]) > 1 and made[-1] != scores
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a layer makes each value of one cell, as the last layer of a classifier does."""
+    """Whether a layer is linear in the channels of each cell: `nn.Linear`, or a convolution with a kernel of 1."""
     return isinstance(module, nn.Linear) or (
         isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and math.prod(module.kernel_size) == 1
     )

@@ -1,4 +1,4 @@
-"""Confirming: a few real runs of a module that was probed without values, compared with what its signature says."""
+"""Confirming: a few real runs of a module that was captured on the meta device, compared with its signature."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ __all__ = [
 MOST_PASSES = 3
 """Real passes of one capture."""
 MOST_SECONDS = 1.0
-"""What all passes but the first may take together."""
+"""For all passes but the first together."""
 OTHER_SEED = 1
 THIRD_SEED = 2
 MOST_DRAWS = 12
-"""Runs of a module that draws random numbers, to see whether its shapes depend on them."""
+"""Runs of a module that draws random numbers, to see whether its output shapes depend on them."""
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What real runs are held against: the containers, the dtypes, and every axis as a function of the input."""
+    """What real runs are compared with: containers, dtypes, and every axis as a function of the input."""
 
     axes: InputAxes
     steps: Steps
@@ -66,13 +66,13 @@ class Confirmation:
     not_finite: tuple[str, ...] = ()
     """Outputs that held NaN or infinity in it, though the inputs did not."""
     drawn: tuple[str, ...] = ()
-    """Outputs that were others when other random numbers were drawn."""
+    """Outputs that changed when other random numbers were drawn."""
     unconfirmed: str = ""
-    """Why there was none, in a few words."""
+    """Why there was no run, in a few words."""
     raised: str = ""
-    """What the module said if it refused to run at all."""
+    """The message of the exception, where the module raised at the example."""
     differs: bool = False
-    """Whether containers or dtypes are not those of the probes."""
+    """Whether containers or dtypes differ from those on the meta device."""
 
 
 def confirm(
@@ -87,20 +87,20 @@ def confirm(
 ) -> Confirmation:
     """Run a module for real, at most three times: at the example, at a usual size, and at the example again.
 
-    The last two share a copy of their own, so that what it keeps from call to call shows, and what it keeps from its
-    first call alone; where a copy holds a tensor of the first call, the two at the example follow one another on it.
-    These must return the same values, unless they draw random numbers: then the last draws others, and which values
-    are others is told. A run that measured the order of cells takes the place of the one between, and is held against
-    the contract too; the other two then share a copy.
+    The last two runs share a second copy, which shows state that is kept between calls, or from the first call on.
+    Where the first copy holds a tensor of its first call, the two runs at the example both use that copy. The two runs
+    at the example must return the same values; where the module draws random numbers, the last one draws others, and
+    the outputs that change are noted. If a run that measured the order of cells was made, it replaces the one at a
+    usual size and is compared with the contract too; the other two then share a copy.
 
     Args:
-        module: The original, for what it stands on.
+        module: The original, for its device.
         probe: Runs a copy of it for real.
         contract: What it should return.
-        batch: Samples in a batch, if their number may vary.
-        work: Of one pass at the example, as far as it is known.
-        ordered: A run for real that told the order of cells.
-        passes: How many are left of those that a capture may make.
+        batch: Samples in a batch, where their number may vary.
+        work: Work of one pass at the example, as far as it is known.
+        ordered: The real run that measured the order of cells, if there was one.
+        passes: How many real passes this capture may still make.
     """
     if on_meta_device(module):
         return Confirmation(unconfirmed="its weights are on the meta device")
@@ -112,7 +112,7 @@ def confirm(
     try:
         first = runs.first(sizes)
     except ProbeError as error:
-        if sizes != dict(contract.axes.example):  # too small an image speaks against nobody
+        if sizes != dict(contract.axes.example):  # a smaller image may rightly be refused
             return Confirmation(unconfirmed=f"a pass takes {runs.hindrance(contract.axes.example)}")
         return Confirmation(raised=str(error))
     if (first.tree, first.dtypes) != (contract.first.tree, contract.first.dtypes):
@@ -130,12 +130,12 @@ def confirm(
 
 
 def confirm_again(probe: Probe, sizes: Mapping[str, int], contract: Contract, before: Observation) -> Confirmation:
-    """More runs of a module that is probed for real, at a size that it ran at before: of another copy, and of that.
+    """Two more runs of a module that is captured by real runs, at an earlier size: of a new copy and of the old one.
 
     Args:
-        probe: What it was probed with.
-        sizes: The smallest size that it was run at.
-        contract: What it should return.
+        probe: The probe of the capture.
+        sizes: The smallest size of an earlier run.
+        contract: What the module should return.
         before: What it returned there.
     """
     runs = _Runs(probe.fresh(), contract, sizes.get("B", 1), Work())
@@ -149,14 +149,14 @@ def confirm_again(probe: Probe, sizes: Mapping[str, int], contract: Contract, be
 def _confirmation(
     contract: Contract, first: Observation, found: list[Contradiction], again: list[Contradiction], *, drew: bool
 ) -> Confirmation:
-    """What runs showed; values that are others where other random numbers were drawn contradict nothing.
+    """What the runs showed; values that changed with the random numbers are no contradictions.
 
     Args:
-        contract: What a module should return.
+        contract: What the module should return.
         first: The first run.
-        found: What was wrong with others.
-        again: What was wrong with one that was held against the first, and drew others if it drew any.
-        drew: Whether it did.
+        found: Contradictions in other runs.
+        again: Contradictions in the run that repeated the first one, with other random numbers if it draws any.
+        drew: Whether it draws any.
     """
     drawn = tuple(one.path for one in again if drew and one.expected == _EQUAL_VALUES)
     kept = _by_place([*found, *(one for one in again if one.path not in drawn)])
@@ -164,14 +164,14 @@ def _confirmation(
 
 
 def confirm_drawing(probe: Probe, sizes: Mapping[str, int], contract: Contract) -> list[Contradiction]:
-    """What is wrong with the shapes of a module that draws random numbers, run with others again and again.
+    """Contradictions in the shapes of a module that draws random numbers, over several runs with different ones.
 
-    Nothing where it draws none. An even draw between two shapes is missed once in four thousand times.
+    None where it draws none. Where it chooses between two shapes with equal chances, 1 in 4,000 captures misses that.
 
     Args:
-        probe: What it was probed with; without values a run takes milliseconds.
-        sizes: A size that it ran at.
-        contract: What it should return.
+        probe: The probe of the capture; on the meta device a run takes milliseconds.
+        sizes: The size of an earlier run.
+        contract: What the module should return.
     """
     if not probe.draws:
         return []
@@ -203,44 +203,45 @@ def _smaller(sizes: Mapping[str, int], example: Mapping[str, int]) -> bool:
 
 
 def _others(contract: Contract) -> list[dict[str, int]]:
-    """The example with images of sizes in use, where these are legal."""
+    """The example with images of usual sizes, where these are legal."""
     return usual_sizes(contract.axes, contract.steps)
 
 
 def _less(contract: Contract) -> dict[str, int]:
-    """The example a step smaller along all axes that may vary but the batch."""
+    """The example, one legal step smaller along all axes but the batch."""
     steps = {name: step for name, step in contract.steps.items() if name != "B"}
     return {name: size - steps.get(name, 0) for name, size in contract.axes.example.items()}
 
 
 @dataclass
 class _Runs:
-    """Real runs of one copy, and the time that they took."""
+    """Real runs of one copy, with their time."""
 
     probe: Probe
     contract: Contract
     batch: int
     work: Work
     seconds: float = 0.0
-    """What the first run took for a cell."""
+    """Of the first run, for one cell of the input."""
     spent: float = 0.0
+    """Seconds of all later runs."""
 
     def multiply_adds(self, sizes: Mapping[str, int]) -> float:
         return self.work.multiply_adds * self._share(sizes)
 
     def hindrance(self, sizes: Mapping[str, int]) -> str:
-        """What there is too much of for a run: multiply-adds, or memory where inputs are invented; empty if none."""
+        """Why a run is too expensive, in multiply-adds, or in memory where inputs are invented; empty if it is not."""
         count, memory = self.multiply_adds(sizes), self._bytes(sizes) if self.probe.invents else 0
         if takes_long(self.probe.device, count):
             return f"{count / 1e9:.0f} billion multiply-adds"
         return f"{in_words(memory)} of memory" if memory > MOST_INVENTED else ""
 
     def _share(self, sizes: Mapping[str, int]) -> float:
-        """How many times as many cells as at the example."""
+        """The number of input cells relative to the example."""
         return math.prod(cells_of(self._batched(sizes))) / max(math.prod(cells_of(self.contract.axes.example)), 1)
 
     def _bytes(self, sizes: Mapping[str, int]) -> int:
-        """Memory of what goes in and comes out, and of the largest tensor between."""
+        """Bytes of inputs, outputs, and the largest tensor in between."""
         full, contract = self._batched(sizes), self.contract
         taken = zip(contract.axes.shapes(full), self.probe.dtypes, strict=True)
         made = [[max(int(dim.evaluate(full)), 0) for dim in dims] for dims in contract.dims]
@@ -255,10 +256,10 @@ class _Runs:
         return seconds <= MOST_SECONDS and not self.hindrance(sizes)
 
     def first(self, sizes: Mapping[str, int]) -> Observation:
-        """Run with as few samples as the module takes.
+        """Run with as few samples as the module accepts.
 
         Raises:
-            ProbeError: It raises with any number of them; carries what it said of the example's.
+            ProbeError: It raises with any number of them; the message is that at the example's number.
         """
         given = self.contract.axes.example.get("B", 1)
         self.batch = min(self.batch, given) if self.contract.steps.get("B") == 1 else given
@@ -276,7 +277,7 @@ class _Runs:
         raise AssertionError("the example's batch is the last that is tried")
 
     def elsewhere(self, example: Mapping[str, int]) -> list[Contradiction]:
-        """What is wrong with a run of another copy at another size, if there is time for one; it takes over."""
+        """Contradictions in a run of a new copy at another size, if there is time for one; later runs use that copy."""
         other = next((other for other in _others(self.contract) if other != example and self.affords(other)), None)
         if not self.affords(other or example):
             return []
@@ -284,7 +285,7 @@ class _Runs:
         return self.again(other, seed=OTHER_SEED) if other else self.slightly_smaller()
 
     def slightly_smaller(self) -> list[Contradiction]:
-        """What is wrong with the shapes of a run at less than the example; a size that nobody gave may be refused."""
+        """Contradictions in the shapes of a run at a slightly smaller size, which the module may also refuse."""
         less = _less(self.contract)
         found = self.again(less, seed=OTHER_SEED) if min(less.values(), default=0) > 0 else []
         return [one for one in found if one.path]
@@ -297,7 +298,7 @@ class _Runs:
         draw_on: bool = False,
         like: Observation | None = None,
     ) -> list[Contradiction]:
-        """What is wrong with another run: with its shapes, and with its values where they are known."""
+        """Contradictions in another run: in its shapes, and in its values where it should equal `like`."""
         start = _clocks()
         try:
             found = self.probe.run(self._shapes(sizes), seed=seed, draw_on=draw_on)
@@ -311,10 +312,10 @@ class _Runs:
         return wrong if wrong or like is None else self._wrong_values(sizes, like.tensors, found)
 
     def values_again(self, sizes: Mapping[str, int], first: Observation, *, drew: bool) -> list[Contradiction]:
-        """What is wrong with another run at the size of the first.
+        """Contradictions in another run at the size of the first.
 
-        Other random numbers are drawn if any were. If none were it is made in another thread; what only raises there,
-        or does not end, says nothing.
+        It draws other random numbers if the first drew any. Else it is made in another thread; where it raises only
+        there, or does not end there, that is no contradiction.
         """
         if drew:
             with undisturbed():
@@ -326,7 +327,7 @@ class _Runs:
         return run() if any(one.expected == _OUTPUTS for one in found) else found
 
     def wrong_in(self, ran: ImagePass) -> list[Contradiction]:
-        """What is wrong with a run that was made for something else."""
+        """Contradictions in a run that was made for another purpose."""
         if ran.tree != self.contract.first.tree:
             return [Contradiction(at=said(ran.sizes), expected="the same containers and dtypes", found="others")]
         return self._wrong(ran.sizes, ran.shapes)
@@ -366,7 +367,7 @@ def _clocks() -> tuple[float, float]:
 
 
 def _since(start: tuple[float, float]) -> float:
-    """Seconds that a run took, without those in which other programs had the processor."""
+    """Seconds since a start, in wall or processor time, whichever is less, since waiting for others does not count."""
     return min(now - then for now, then in zip(_clocks(), start, strict=True))
 
 
@@ -375,10 +376,10 @@ _EQUAL_VALUES = "equal values in two runs on one input"
 
 
 def said(sizes: Mapping[str, int]) -> str:
-    """A size of the input as it is told: without samples and channels."""
+    """The size of the input as text, without samples and channels: `224 x 224`."""
     return " x ".join(str(size) for name, size in sizes.items() if name[0] not in "BC") or "the example"
 
 
 def _by_place(found: Sequence[Contradiction]) -> list[Contradiction]:
-    """The first of each place."""
+    """The first contradiction of each output."""
     return list({one.path: one for one in reversed(found)}.values())[::-1]

@@ -1,4 +1,4 @@
-"""Depths: how much of a network lies behind a tensor, in octaves, as the strides of a usual backbone count them."""
+"""Depths: how much of a network a tensor depends on, in octaves, as the strides of a usual backbone count them."""
 
 from __future__ import annotations
 
@@ -22,43 +22,47 @@ WHOLE = 5.0
 """The depth of a whole backbone, whose last stride is 32."""
 
 USUAL_IMAGE = 256
-"""Height and width at which all strides of a usual backbone show."""
+"""Height and width that are large enough for all strides of a usual backbone."""
 
 Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a feature map stands between the image and the deepest level."""
+    """Stride and width of a feature map."""
 
     octaves: float
-    """Binary logarithm of its stride, to a half."""
+    """Binary logarithm of the stride, rounded to a half."""
     width: int
-    """Channels."""
+    """Number of channels."""
 
 
 class Depths:
     """The depth of each tensor of one run.
 
-    A tensor is as deep as the deepest block that it depends on: not as late as it runs, so that the finest level of
-    a feature pyramid, which runs last, is as deep as what it adds up. The depth of a block is
+    A tensor is as deep as the deepest block that it depends on, whenever it is computed: the finest level of a feature
+    pyramid, which comes last, is as deep as the deepest map that it is a sum of. The depth of a block is
 
     - the octaves of its stride, 5 at stride 32. This alone is right for pyramids, and for networks that were cut
       after a stage;
-    - and one for each time that width or dilation has doubled since the first block of that stride: layer2, layer3
-      and layer4 of a ResNet that all have stride 8 count as 8, 16 and 32. This tells dilated networks from those cut at
-      the same stride: width where strides went without dilation, dilation where the width stays the same;
-    - where an output is not deeper by that than another of the same stride that it is made of, it is if it is wider, as
-      the end of another stage is: only at the coarsest stride that comes out, since nothing tells a stage that is
-      wider by half in a dilated network from one in a network cut there;
-    - where all blocks have one stride of 8 or more, or cells of 64 voxels, as behind a patch embedding, neither tells
-      anything: block `i` of `n` has depth `1 + 4 i / n`.
+    - plus one for each doubling of width or dilation since the first block of that stride: layer2, layer3 and layer4
+      of a ResNet that all have stride 8 count as strides 8, 16 and 32. This distinguishes dilated networks from those
+      that were cut at the same stride. Both are needed: some networks drop strides without dilating, some dilate at one
+      width.
 
-    Blocks are the largest modules that hold two or more convolutions or linear layers, but less than half of all, or a
-    quarter where there are several strides inside; at a stride that has none, single layers count.
+    Two exceptions:
+
+    - An output that is wider than another one of the same stride, on which it depends, is one octave deeper, since it
+      ends another stage. This holds only at the coarsest stride among the outputs: elsewhere a stage that is less than
+      twice as wide may belong to a dilated network or to one that was cut.
+    - Where all blocks have one stride of 8 or more, or cells of 64 voxels, as behind a patch embedding, block `i` of
+      `n` has depth `1 + 4 i / n`.
+
+    Blocks are the largest modules that hold two or more convolutions or linear layers, but less than half of all, or
+    less than a quarter where they contain several strides; at a stride without blocks, single layers count.
 
     Args:
-        module: What ran.
+        module: The module that ran.
         observed: Its outputs.
         flow: What its tensors depend on.
         image: Sizes of the input's batch axis and of its spatial axes; without them nothing has a depth.
@@ -93,12 +97,12 @@ class Depths:
         return tuple(made if self._even else _stage_by_stage(made, found.behind, places))
 
     def weights(self) -> tuple[str, ...]:
-        """Which parameters each output depends on, as bits of a hexadecimal number."""
+        """Which parameters each output depends on, in the bits of `InnerOutput.weights`."""
         behind = self._observed.behind if self._observed is not None else ()
         return tuple("" if one is None else f"{one.weights:x}" for one in behind)
 
     def on_inner(self, inner: Iterable[InnerOutput]) -> tuple[InnerOutput, ...]:
-        """What inner modules return, with depths and the parameters behind it; of what they read, what has any."""
+        """Inner outputs with their depths and parameters; inputs of modules only where they depend on parameters."""
         found = map(self._one, inner)
         return tuple(output for output in found if not output.is_read or output.behind)
 
@@ -138,7 +142,7 @@ class Depths:
 
 
 def _channels_last(module: nn.Module, nodes: Iterable[Node]) -> dict[Key, Node]:
-    """What inner modules returned, by its key; what layers along one axis list first, as tokens do it."""
+    """The nodes by key; shapes `[B, C, N]` of one-dimensional layers are turned into `[B, N, C]`, as tokens have."""
     first = {path for path, one in module.named_modules() if isinstance(one, _ALONG_ONE_AXIS)}
     turned = (
         replace(node, shape=(node.shape[0], node.shape[2], node.shape[1]))
@@ -155,7 +159,7 @@ _ALONG_ONE_AXIS = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d)
 def _stage_by_stage(
     specs: Sequence[TensorSpec], behind: Sequence[Behind | None], places: Sequence[Place | None]
 ) -> list[TensorSpec]:
-    """Outputs at the coarsest stride, each an octave deeper than a narrower one that it is made of."""
+    """The outputs, where at the coarsest stride each is an octave deeper than a narrower one on which it depends."""
     coarsest = max((place.octaves for place in places if place is not None), default=0.0)
     found, last = list(specs), None
     for i, (place, reads) in enumerate(zip(places, behind, strict=True)):
@@ -171,15 +175,15 @@ def _stage_by_stage(
 def sizes_for_depths(
     example: Mapping[str, int], base: Mapping[str, int], steps: Mapping[str, int], *, real: bool
 ) -> list[dict[str, int]]:
-    """Sizes to follow what tensors are made of at, the best first.
+    """Sizes at which to trace dependencies, the best first.
 
-    That is four times the given size; with values it is no larger than images usually are, and what is no image stays
-    as small as it was probed. An image that was probed for real may be too small for the last strides to show.
+    On the meta device that is four times the example, for all axes but the batch. With values only height and width are
+    enlarged, up to `USUAL_IMAGE`, since probes may be too small for the last strides.
 
     Args:
-        example: The given sizes.
-        base: Those that the module was probed at.
-        steps: What may vary, and by how much at least.
+        example: The sizes of the example.
+        base: The sizes of the probes.
+        steps: The axes that may vary, and their steps.
         real: Whether the run takes values.
 
     Example:
@@ -195,9 +199,9 @@ def sizes_for_depths(
 
 
 def _even(blocks: Mapping[int, Place], axes: int) -> set[int]:
-    """The blocks, where all have one coarse stride and most of them one width; else none.
+    """The blocks of the usual width, where all have one coarse stride and more than half one width; else none.
 
-    Coarse is 8 or more, or 64 voxels, as 8 x 8 pixels of a clip that is cut into patches frame by frame.
+    Coarse is a stride of 8 or more, or cells of 64 voxels, as 8 x 8 pixels of each frame of a clip.
     """
     widths = [place.width for place in blocks.values()]
     strides = {place.octaves for place in blocks.values()}
@@ -209,11 +213,11 @@ def _even(blocks: Mapping[int, Place], axes: int) -> set[int]:
 
 
 def place_of(shape: Shape, image: Shape) -> Place | None:
-    """Stride and width of a feature map, with channels first or last, or in tokens; None for what is no map.
+    """Stride and width of a feature map with channels first or last, or of tokens; None for other tensors.
 
     Args:
-        shape: Of the tensor.
-        image: Size of the input's batch axis, and of its spatial axes.
+        shape: The shape of the tensor.
+        image: Sizes of the input's batch axis and of its spatial axes.
 
     Example:
         >>> place_of((2, 64, 56, 56), (2, 224, 224)), place_of((2, 197, 192), (2, 224, 224))
@@ -243,7 +247,7 @@ def _octaves(cells: int, sizes: Sequence[int]) -> float:
 
 
 def _blocks(module: nn.Module, nodes: Sequence[Node], places: Sequence[Place | None]) -> list[int]:
-    """Which nodes are outputs of blocks, in order; for a stride without any those of single layers."""
+    """The indices of nodes that blocks return, in order; at strides without blocks those of single layers."""
     layers = {
         path: sum(isinstance(one, _LEARNING) for one in inner.modules()) for path, inner in module.named_modules()
     }
@@ -253,7 +257,7 @@ def _blocks(module: nn.Module, nodes: Sequence[Node], places: Sequence[Place | N
             for above in _above(node.key[0]):
                 held.setdefault(above, set()).add(place.octaves)
     plain = {path for path, inner in module.named_modules() if type(inner) is nn.Sequential}
-    called = {node.key[0] for node in nodes}  # which a list is not: its caller runs what it holds
+    called = {node.key[0] for node in nodes}  # a ModuleList is never called itself
 
     def is_block(path: str) -> bool:
         whole = layers[path] * (4 if len(held.get(path, ())) > 1 else 2) >= layers[""]
@@ -283,9 +287,9 @@ _LEARNING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose2d)
 
 
 def argument_that_dilates(module: nn.Module) -> str:
-    """Which argument of a module's class takes strides away and dilates instead, as timm's and torchvision's do."""
+    """The constructor argument that replaces strides with dilation, as in timm and torchvision; empty without one."""
     known = inspect.signature(type(module).__init__).parameters
-    if "output_stride" in known and "output_stride == 32" not in _source(type(module)):  # which some only assert
+    if "output_stride" in known and "output_stride == 32" not in _source(type(module)):  # some only assert that
         return "output_stride"
     has_bottlenecks = any(type(inner).__name__ == "Bottleneck" for inner in module.modules())  # others do not dilate
     return "replace_stride_with_dilation" if "replace_stride_with_dilation" in known and has_bottlenecks else ""

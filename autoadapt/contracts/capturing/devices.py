@@ -10,17 +10,17 @@ from autoadapt.contracts.instances import tensors_of
 __all__ = ["MOST_MULTIPLY_ADDS", "device_of", "on_meta_device", "takes_long"]
 
 MOST_MULTIPLY_ADDS = {"cpu": 3e10}
-"""Of one real pass, by the kind of device: a second or two on one core."""
+"""The most for one real pass, by type of device: a second or two on one core."""
 _ELSEWHERE = 1e12
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where the first parameter of a module is; the CPU without any."""
+    """The device of a module's first parameter; the CPU without any."""
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
 def on_meta_device(module: nn.Module) -> bool:
-    """Whether a module has no values to run on."""
+    """Whether some parameter or buffer is on the meta device, so that the module cannot run for real."""
     return any(tensor.is_meta for tensor in tensors_of(module))
 
 

@@ -1,4 +1,4 @@
-"""First calls: what a module that keeps a size of its first call returns when that is another one."""
+"""First calls: whether a module's first call decides a size of its output for all later ones."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["confirm_first_call"]
 
 
 def confirm_first_call(probe: Probe, contract: Contract) -> list[Contradiction]:
-    """What is wrong with the shapes of a copy that is run for the first time, at a larger size than the example.
+    """Contradictions in the shapes of a new copy whose first call is at a larger size than the example.
 
-    The other runs follow one at the example, whose size an output may have ever after. Nothing where all outputs follow
-    every axis of the input, or where the copy refuses that size.
+    All other runs come after one at the example, whose size an output may keep from then on. None where every output
+    depends on all axes of the input, or where the copy refuses that size.
 
     Args:
-        probe: What the module was probed with.
-        contract: What it should return.
+        probe: The probe of the capture.
+        contract: What the module should return.
     """
     example = contract.axes.example
     steps = {name: step for name, step in contract.steps.items() if step}
@@ -47,7 +47,7 @@ def confirm_first_call(probe: Probe, contract: Contract) -> list[Contradiction]:
 def _follows(
     dims: Sequence[Dim], example: Mapping[str, int], larger: Mapping[str, int], steps: Mapping[str, int]
 ) -> bool:
-    """Whether an output has twice as many values for twice as many samples, and a part in every other axis."""
+    """Whether an output doubles with the samples, and depends on every axis that varies."""
     doubled = {**example, "B": larger["B"]} if "B" in steps else example
     count, counted = (math.prod(int(dim.evaluate(sizes)) for dim in dims) for sizes in (example, doubled))
     named = frozenset[str]().union(*(dim.axes for dim in dims))

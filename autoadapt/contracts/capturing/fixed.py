@@ -1,4 +1,4 @@
-"""Fixed sizes: the outputs of a module that takes images of one size only, as functions of that size."""
+"""Fixed sizes: dims in H and W for the outputs of a module that takes images of one size only."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = ["FixedImages"]
 
 @dataclass
 class FixedImages:
-    """A module, one call of it, and what the caller states about its token axes.
+    """A module of one image size, its example call, and what the caller states about its token axes.
 
-    Grids are read from what inner modules return. Where that does not tell what the tokens of most blocks are, the
-    module runs once for real, on images of which patches are changed.
+    Grids are read from the shapes of inner outputs. Where these do not explain the tokens of most blocks, the module
+    runs once for real, on images with changed patches.
     """
 
     module: nn.Module
@@ -48,13 +48,13 @@ class FixedImages:
         inside: Mapping[InnerKey, InnerLeaf],
         attending: Collection[str] = (),
     ) -> tuple[Solution, tuple[str, ...]]:
-        """Constants that are heights and widths, as functions of H and W.
+        """Replace constant dims that are heights, widths or numbers of tokens by functions of H and W.
 
         Args:
             solution: What was found so far.
             first: The run at the fixed size.
-            inside: What inner modules returned in it.
-            attending: Those of them that attend: their weights of tokens look like maps and are none.
+            inside: The inner outputs in it.
+            attending: Paths of attention modules, whose attention weights look like maps and are none.
 
         Returns:
             The solution, and the outputs of blocks whose tokens could not be read.
@@ -82,14 +82,14 @@ class FixedImages:
         return read, tuple(key[0] for key in unread)
 
     def _weighs_tokens(self, key: InnerKey, attending: Collection[str]) -> bool:
-        """Whether an attending module's softmax returned a tensor, or what stands behind that."""
+        """Whether a tensor holds attention weights: a softmax inside of an attention module returned it, or dropout."""
         above = any(key[0].startswith(f"{path}.") for path in attending)
         return above and isinstance(self.module.get_submodule(key[0]), (nn.Softmax, nn.Dropout, nn.Identity))
 
     def _unread(self, reader: GridReader, inside: Mapping[InnerKey, InnerLeaf]) -> list[InnerKey]:
-        """The outputs of most blocks, if they are tokens that numbers do not explain; by when they finish.
+        """The outputs of most blocks, in order, if they are tokens whose number no grid explains.
 
-        Where about as many blocks before them return tokens that are explained, these were merged to few on the way.
+        None where at least half as many blocks before them return explained tokens: those were merged on the way.
         """
         named = dict(self.module.named_modules())
         batch = self.axes.example.get("B")
@@ -109,7 +109,7 @@ class FixedImages:
         return [] if found[0] in known or merged or tokens < 4 else sorted(found, key=lambda key: inside[key].finished)
 
     def _declared_for(self, inside: Mapping[InnerKey, InnerLeaf], tokens: int) -> tuple[Grid, int] | None:
-        """What the caller stated about any tensor of as many tokens."""
+        """The grid that the caller stated for any tensor of as many tokens."""
         for (path, _, _), leaf in inside.items():
             if path in self.declared and _is_tokens(leaf) and leaf.shape[1] == tokens:
                 told = self.declared[path]
@@ -117,7 +117,7 @@ class FixedImages:
         return None
 
     def _perturbed(self, key: InnerKey, tokens: int) -> tuple[Grid, int] | None:
-        """What a run on images with changed patches tells; nothing where weights have no values."""
+        """The grid that a run on images with changed patches shows; None where weights have no values."""
         if any(parameter.device.type == "meta" for parameter in self.module.parameters()):
             return None
         model = in_eval_mode(copy_module(self.module, clone_buffers))
@@ -133,7 +133,7 @@ def _is_tokens(leaf: InnerLeaf) -> bool:
 
 
 def _read(reader: GridReader, dims: tuple[Dim, ...], shape: tuple[int, ...], name: str) -> list[Dim]:
-    """Dims as a grid is read; samples may stand on any axis."""
+    """The dims that a reader finds, for a batch on any axis."""
     batch = next((axis for axis, dim in enumerate(dims) if "B" in dim.axes), 0)
     read = list(reader.read((*shape[batch : batch + 1], *shape[:batch], *shape[batch + 1 :]), name))
     read[:batch], read[batch : batch + 1] = read[1 : batch + 1], read[:1]
@@ -141,6 +141,6 @@ def _read(reader: GridReader, dims: tuple[Dim, ...], shape: tuple[int, ...], nam
 
 
 def _filled_in(dims: tuple[Dim, ...], read: Sequence[Dim], sides: Mapping[str, Dim]) -> tuple[Dim, ...]:
-    """Dims as they are where they follow the input, if that is not just what a grid is read as at these sides."""
+    """The dims, with the grid's in place of constants and of dims that are equal to the grid's at these sides."""
     pairs = zip(dims, read, strict=True)
     return tuple(grid if not dim.axes or grid.substitute(sides) == dim else dim for dim, grid in pairs)

@@ -1,7 +1,7 @@
-"""Maps of fixed sizes: which axes of one list rows and columns, though no size follows the image.
+"""Maps of fixed sizes: which of their axes list rows and columns, where no size depends on the image.
 
-A pooling to 45 x 45 cells, or a table of as many, makes `[B, 256, 45, 45]` of any image. Patches of an image
-are changed in one run for real, and the cells that answer tell.
+Adaptive pooling to 45 x 45 cells returns `[B, 256, 45, 45]` for any image. One real run on images with changed patches
+shows which cells change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["rows_of_fixed_maps"]
 def rows_of_fixed_maps(
     module: nn.Module, arguments: Arguments, axes: InputAxes, outputs: Mapping[int, Sequence[Dim]]
 ) -> dict[int, int]:
-    """For each output that is a map of fixed size which axis lists its rows, before its columns.
+    """The axis that lists rows, of each output that is a map of fixed size; columns are on the next axis.
 
     Args:
         module: The module; a copy of it is run.
@@ -35,7 +35,8 @@ def rows_of_fixed_maps(
         outputs: Dims of its outputs, by number.
 
     Returns:
-        Nothing of outputs whose cells do not answer where patches are changed, or where nothing can be run.
+        The axes by number of the output, without outputs whose cells do not change where patches did; empty where the
+        module does not run.
     """
     maps = {i: dims for i, dims in outputs.items() if _is_fixed_map(dims)}
     if not maps or any(parameter.is_meta for parameter in module.parameters()):
@@ -46,7 +47,7 @@ def rows_of_fixed_maps(
     if returned is None:
         return {}
     tensors = flatten(returned)[1]
-    found = {i: axis_of_rows(tensors[i]) for i in maps if _answers(tensors[i])}
+    found = {i: axis_of_rows(tensors[i]) for i in maps if _is_batch(tensors[i])}
     return {i: axis for i, axis in found.items() if axis is not None}
 
 
@@ -54,5 +55,6 @@ def _is_fixed_map(dims: Sequence[Dim]) -> bool:
     return len(dims) == 4 and dims[0] == Dim.axis("B") and all((dim.constant or 0) > 1 for dim in dims[1:])
 
 
-def _answers(tensor: torch.Tensor) -> bool:
+def _is_batch(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has a sample for each of the images."""
     return tensor.is_floating_point() and len(tensor) == 1 + len(CENTRES)

@@ -1,4 +1,4 @@
-"""Fixed sequences: the outputs of a module that takes frames of one length only, as functions of that length."""
+"""Fixed sequences: dims in N for the outputs of a module that takes sequences of one length only."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FRAMES = "N"
 
 
 def with_frames(axes: InputAxes, module: nn.Module) -> list[InputAxes]:
-    """The axes of a module of one length, with frames told from channels by its first layer.
+    """The input axes with one named as frames, the other as channels, by the input channels of the first layer.
 
-    Two readings where there are as many frames as channels, or where the layer takes another number, or reads maps.
+    Both readings where that number fits both axes or none, or where the first layer is a Conv2d.
 
     Args:
-        axes: Of its inputs, of which only the batch varies.
+        axes: The axes of its inputs, of which only the batch may vary.
         module: The module.
     """
     sequences = [i for i, names in enumerate(axes.names) if len(names) == 3 and names[0] == "B"]
@@ -48,12 +48,12 @@ def with_frames(axes: InputAxes, module: nn.Module) -> list[InputAxes]:
 
 
 def unread_frames(solution: Solution, seen: Observation, size: int) -> list[InnerKey | int]:
-    """The tensors of samples, frames and channels whose frames are not told by their number alone.
+    """The tensors of two fixed axes behind the batch whose frames their number alone does not show.
 
     Args:
         solution: What was found so far.
         seen: A run in which frames were followed.
-        size: How many the module takes.
+        size: How many frames the module takes.
     """
     dims = dict[InnerKey | int, tuple[Dim, ...]]([*enumerate(solution.outputs), *solution.inner.items()])
     fixed = [key for key, one in dims.items() if len(one) == 3 and all(dim.constant is not None for dim in one[1:])]
@@ -61,13 +61,13 @@ def unread_frames(solution: Solution, seen: Observation, size: int) -> list[Inne
 
 
 def in_frames(solution: Solution, seen: Observation, size: int, told: Mapping[InnerKey | int, int]) -> Solution:
-    """Constants that count frames, as functions of how many the module takes.
+    """Replace constant dims that count frames by functions of N.
 
     Args:
         solution: What was found so far.
         seen: A run in which frames were followed.
-        size: How many it takes.
-        told: Which axis lists frames, of tensors that were seen to answer to these.
+        size: How many frames the module takes.
+        told: The axis that lists frames, of tensors for which a real run showed it.
     """
     outputs = [_read(dims, _cells(seen, i), size, told.get(i)) for i, dims in enumerate(solution.outputs)]
     inner = {key: _read(dims, _cells(seen, key), size, told.get(key)) for key, dims in solution.inner.items()}
@@ -80,7 +80,7 @@ def _cells(seen: Observation, key: InnerKey | int) -> Cells | None:
 
 
 def _read(dims: Sequence[Dim], cells: Cells | None, size: int, told: int | None = None) -> tuple[Dim, ...]:
-    """The dims of a tensor whose frames stand on the one axis that is as long as there are frames, or that is told."""
+    """The dims of a tensor, its frame axis as a function of N: the one that is told, else the one of that length."""
     found = [axis for axis, dim in enumerate(dims) if cells is not None and dim.constant == cells.count]
     axis = told if told is not None else found[0] if len(found) == 1 else None
     count = int(dims[axis].constant or 0) if axis is not None else 0

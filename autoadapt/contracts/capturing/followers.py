@@ -1,4 +1,4 @@
-"""Followers: what is known of tensors, carried through what torch runs by a table of rules."""
+"""Followers: facts about tensors, carried from the inputs of each operation to its results by a table of rules."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Made(Generic[T]):
-    """A tensor that an operation made."""
+    """A tensor that an operation returned, for a rule."""
 
     tensor: torch.Tensor
     number: int
-    """Which of those that it returned."""
+    """Its index among the tensors that the operation returned."""
     named: Mapping[str, Any]
-    """The arguments of the operation; empty where it is known to move nothing."""
+    """The arguments of the operation by name; empty for elementwise ones."""
     given: Sequence[torch.Tensor]
-    """The tensors among these that depend on the input of the module."""
+    """The tensors among the arguments that depend on the input of the module."""
     of: Callable[[torch.Tensor], T | None]
-    """What is known of a tensor; None where nothing is."""
+    """Returns the fact about a tensor; None where there is none."""
 
     @property
     def told(self) -> list[T | None]:
-        """What is known of each given tensor."""
+        """The fact about each given tensor."""
         return [self.of(tensor) for tensor in self.given]
 
 
@@ -39,11 +39,11 @@ Rule: TypeAlias = Callable[[Made[T]], T | None]
 
 
 class Follower(Generic[T]):
-    """Follows what is known of tensors.
+    """Follows one kind of fact about tensors.
 
     Args:
-        rules: What is known of what an operation makes, by the name of the operation.
-        otherwise: The rule of all others, which tells nothing where nothing is known of what is given.
+        rules: The rule of each operation, by its name: returns the fact about the result, or None.
+        otherwise: The rule of all other operations; it must return None where nothing is known of the given tensors.
     """
 
     def __init__(self, rules: Mapping[str, Rule[T]], otherwise: Rule[T]) -> None:
@@ -52,13 +52,13 @@ class Follower(Generic[T]):
         self._found = ByTensor[T]()
 
     def of(self, tensor: torch.Tensor) -> T | None:
-        """What is known of a tensor; None where nothing is."""
+        """The fact about a tensor; None where there is none."""
         return self._found.get(tensor)
 
     def note(
         self, name: str, named: Mapping[str, Any], given: Sequence[torch.Tensor], made: Sequence[torch.Tensor]
     ) -> None:
-        """Note what an operation makes, by its name and arguments, as `Made` has them."""
+        """Apply a rule to the tensors that an operation returned; the arguments are those of `Made`."""
         rule = self._rules.get(name)
         if rule is None and not self._found:
             return

@@ -1,4 +1,4 @@
-"""Given grids: what a caller states about token axes, checked against the tensors."""
+"""Given grids: the argument `grid=`, with which a caller states the grid of token axes, and its checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EXAMPLES = ("(14, 14, 1, 0)", "(8, 14, 14, 1, 0)")
 
 
 class TokenGrid(NamedTuple):
-    """What the tokens of one axis are."""
+    """A token axis as cells, and tokens before and behind them."""
 
     rows: int
     columns: int
@@ -27,7 +27,7 @@ class TokenGrid(NamedTuple):
     trailing: int = 0
     frames: int = 1
     of_clip: bool = False
-    """Whether it was told with the number of frames, or of slices of a volume, first."""
+    """Whether the caller gave the number of frames, or of slices of a volume, first."""
 
     @property
     def grid(self) -> Grid:
@@ -36,12 +36,12 @@ class TokenGrid(NamedTuple):
 
     @property
     def form(self) -> str:
-        """What it is told by, in words."""
+        """What the caller's numbers mean, as text."""
         return _FORMS[self.of_clip]
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """The numbers that it is told by."""
+        """The caller's numbers."""
         return (*((self.frames,) if self.of_clip else ()), *self[:4])
 
     @property
@@ -51,19 +51,19 @@ class TokenGrid(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """All of them."""
+        """All tokens."""
         return self.grid.cells + self.extra
 
 
 def given_grids(grid: Mapping[str, tuple[int, ...]] | None, *, of_clip: bool = False) -> dict[str, TokenGrid]:
-    """Rows, columns and leading tokens, and trailing ones where there are any, by name.
+    """The argument `grid=` as values.
 
     Args:
-        grid: What the caller states.
-        of_clip: Whether the input is a clip or a volume, so that frames or slices stand first.
+        grid: By output path or module path: rows, columns, leading tokens, and trailing tokens where there are any.
+        of_clip: Whether the input is a clip or a volume, so that frames or slices come first.
 
     Raises:
-        CaptureError: One is something else.
+        CaptureError: There are too few or too many numbers, or one is negative.
 
     Example:
         >>> given_grids({"blocks.11": (14, 14, 1)})["blocks.11"].tokens
@@ -80,19 +80,19 @@ def given_grids(grid: Mapping[str, tuple[int, ...]] | None, *, of_clip: bool = F
     if faults:
         counts = "four or five" if of_clip else "three or four"
         raise CaptureError(f"a grid is given by {counts} whole numbers", faults)
-    return {name: _told(sizes if of_clip else (1, *sizes), of_clip) for name, sizes in (grid or {}).items()}
+    return {name: _token_grid(sizes if of_clip else (1, *sizes), of_clip) for name, sizes in (grid or {}).items()}
 
 
-def _told(sizes: Sequence[int], of_clip: bool) -> TokenGrid:
+def _token_grid(sizes: Sequence[int], of_clip: bool) -> TokenGrid:
     frames, rows, columns, leading, trailing = (*sizes, 0)[:5]
     return TokenGrid(rows, columns, leading, trailing, frames, of_clip)
 
 
 def check_grids(grids: Mapping[str, TokenGrid], module: nn.Module, observed: Observation) -> None:
-    """Refuse grids of what does not exist, or of another number of tokens.
+    """Refuse grids for unknown outputs and modules, and grids of another number of tokens.
 
     Raises:
-        CaptureError: Naming each.
+        CaptureError: There are some; all of them are listed.
     """
     outputs = dict(zip(observed.paths, observed.shapes, strict=True))
     inner = {path: leaf.shape for (path, call, _), leaf in reversed(observed.inner.items()) if call == 0}

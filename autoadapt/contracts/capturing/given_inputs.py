@@ -1,4 +1,4 @@
-"""Given inputs: what a caller passes for `inputs=`, as tensors; arrays become tensors, shapes are refused."""
+"""Given inputs: the argument `inputs=`; arrays become tensors, and shapes, texts and the like are refused."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _SIDE = 224
 
 
 def as_tensors(module: nn.Module, inputs: object) -> Any:
-    """Inputs in which numpy arrays stand as tensors.
+    """The inputs with NumPy arrays as tensors.
 
-    Arrays of numpy's default float64 come in the dtype of the module's parameters, as torch would make them.
+    Arrays of float64, NumPy's default, get the dtype of the module's parameters.
 
     Raises:
-        CaptureError: It is a shape, a size, a text or a class; or an array of a dtype that torch has not.
+        CaptureError: As by `check_inputs`; or an array has a dtype that torch does not have.
 
     Example:
         >>> as_tensors(nn.Conv2d(3, 8, 1), {"x": np.zeros((1, 3, 8, 8))})["x"].dtype
@@ -44,11 +44,10 @@ def as_tensors(module: nn.Module, inputs: object) -> Any:
 
 
 def check_inputs(inputs: object) -> None:
-    """Refuse what can be no call of a module, whatever that is.
+    """Refuse values that are no inputs of any module.
 
     Raises:
-        CaptureError: It is a shape, a size, a text, a class, a function or what gives batches, or shapes stand where
-            tensors should.
+        CaptureError: It is a shape, a size, a text, a class, a function or a loader, or a container of shapes.
     """
     what = _no_input(inputs)
     if what:
@@ -63,7 +62,7 @@ def check_inputs(inputs: object) -> None:
 
 
 def _no_input(inputs: object) -> str:
-    """What is given in place of an input, in words; empty where it may be one."""
+    """What a value is that is no input, as text; empty where it may be one."""
     if isinstance(inputs, type):
         return "a class"
     if isinstance(inputs, str):
@@ -92,9 +91,9 @@ def _no_input(inputs: object) -> str:
 
 
 def _is_unread(inputs: object) -> bool:
-    """Whether it is an object that holds no tensors, such as a picture of another package or a device.
+    """Whether it is an object without attributes, such as a device, or an image of PIL.
 
-    Of others, such as a graph, it is told later how they are taken apart.
+    Other objects, such as graphs, get an error later that shows how to register their class.
     """
     is_other = hasattr(inputs, "__dict__") and not type(inputs).__module__.startswith("PIL.")
     return not (is_other or isinstance(inputs, np.ndarray)) and isinstance(flatten(inputs)[0], Opaque)
@@ -142,7 +141,7 @@ def _shape(inputs: object) -> list[int]:
 
 
 def _converted(module: nn.Module, value: object) -> Any:
-    """Arrays as tensors, in their containers; names of a batch, in its dict, as a list; the rest as it is."""
+    """A value with arrays as tensors; arrays of texts, in a dict, become lists."""
     if isinstance(value, np.ndarray):
         return _tensor(module, value)
     if type(value) in (tuple, list) and any(_holds_array(one) for one in value):  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Graph axes: the axes of inputs, and their names where they are nodes and edges of a graph."""
+"""Graph axes: the names of input axes, and how nodes and edges of a graph get theirs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from autoadapt.contracts.capturing.probing import Shape
 __all__ = ["ENDS", "ONE", "InputAxes", "graph_axes", "graph_sizes", "settle_edges"]
 
 ENDS = "ends"
-"""The axis of the two ends of each edge, which never varies, though much code would take a third."""
+"""The first axis of `edge_index`, of size 2; it is never varied, though much code would run with 3."""
 ONE = "one"
-"""The axis of a mask that is one for all that read or attend, which never varies either."""
+"""An axis of size 1 of a mask, for all queries or heads; it is never varied."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class InputAxes:
 
 
 def graph_sizes(tensors: Sequence[torch.Tensor]) -> dict[str, int]:
-    """How many nodes and edges a graph has; empty where nothing lists edges as `[2, E]` indices of the rows of another.
+    """How many nodes and edges a graph has; empty where no input `[2, E]` holds row indices of another input.
 
-    Two sentences of token ids list none: what else there is of them has two rows too. What has as many rows as there
-    are edges lists attributes of these, if anything else may list nodes; which are numbers, or else integers.
+    Nodes are the first matrix, a floating one if there is any, that has neither 2 nor E rows: those of 2 rows are two
+    sentences of token ids, those of E rows attributes of edges. Only if there is no other do matrices of E rows count.
 
     Example:
         >>> graph_sizes([torch.randn(5, 3), torch.tensor([[0, 1, 4], [1, 2, 0]])])
@@ -51,11 +51,11 @@ def graph_sizes(tensors: Sequence[torch.Tensor]) -> dict[str, int]:
 
 
 def graph_axes(tensors: Sequence[torch.Tensor], graph: Mapping[str, int]) -> InputAxes:
-    """Axes of the inputs of a graph network: `N` and `E` for what is as long as these, in this order.
+    """Axes of the inputs of a graph network: first axes of that size are named `N`, else `E`.
 
     Args:
         tensors: The inputs.
-        graph: How many nodes and edges there are, as `graph_sizes` tells it.
+        graph: How many nodes and edges there are, from `graph_sizes`.
     """
     example, names = dict(graph), list[tuple[str, ...]]()
     for tensor in tensors:
@@ -70,11 +70,11 @@ def graph_axes(tensors: Sequence[torch.Tensor], graph: Mapping[str, int]) -> Inp
 
 
 def settle_edges(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool]) -> InputAxes:
-    """Where there are as many edges as nodes, whatever must be as long as the edges are lists these.
+    """Where there are as many edges as nodes, name those first axes `E` that must vary with the edges.
 
     Args:
         axes: Axes as `graph_axes` named them.
-        run_shapes: Whether the module runs at such shapes of its inputs.
+        run_shapes: Whether the module runs at these shapes of its inputs.
     """
     edges = axes.example.get("E")
     more = {"E": (edges or 0) + 1}
@@ -94,6 +94,6 @@ def _is_list(tensor: torch.Tensor) -> bool:
 
 
 def _fresh(letter: str, size: int, example: Mapping[str, int], taken: Sequence[str] = ()) -> str:
-    """A name that has this size already, or none."""
+    """The first name with this letter that has this size, or is free."""
     names = (letter, *(f"{letter}{i}" for i in range(2, 99)))
     return next(name for name in names if example.get(name, size) == size and name not in taken)

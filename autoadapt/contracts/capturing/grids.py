@@ -1,7 +1,7 @@
-"""Grids: the spatial axes of a module that accepts one image size only, read where numbers alone do not tell.
+"""Grids: the spatial axes of tensors in a module that accepts one image size only, read from their shapes.
 
-At a fixed size 56 is only a number. What is known: the size of the input, and the grids that inner convolutions and
-poolings return. Each axis found is written as a function of the input axis that is right at the one legal size, so
+At a fixed size 56 is only a number. The evidence is the size of the input, and the grids that inner convolutions and
+poolings return. An axis that is recognised is written as a function of H or W that is right at the one legal size, so
 that strides can be compared.
 """
 
@@ -23,13 +23,13 @@ LARGEST_STRIDE = 64
 MOST_PREFIX_TOKENS = 16
 MOST_HEADS = 64
 MOST_OF_A_HEAD = 256
-"""Channels of one head of attention."""
+"""Channels of an attention head."""
 
 
 def _heads(shapes: Sequence[Shape]) -> set[Shape]:
-    """What `[B, heads, N, D]` of attention begins with, for tokens `[B, N, heads*D]`.
+    """The `(B, heads, N)` of attention tensors `[B, heads, N, D]`, where there are tokens `[B, N, heads*D]`.
 
-    Maps with channels last may fit by chance: those of the cells that a convolution made, and those of many channels.
+    Maps with channels last may fit by chance; not those with the cells of another map, nor with many channels.
     """
     tokens = {shape for shape in shapes if len(shape) == 3}
     likely = [s for s in shapes if len(s) == 4 and s[1] <= MOST_HEADS and s[3] <= MOST_OF_A_HEAD]
@@ -39,7 +39,7 @@ def _heads(shapes: Sequence[Shape]) -> set[Shape]:
 
 
 _SPATIAL = {4: ((2, 3), (1, 2)), 5: ((2, 3, 4), (1, 2, 3), (1, 3, 4))}
-"""Where rows and columns of an image stand, and frames, rows and columns of a clip."""
+"""By number of axes, those that may be (rows, columns) of an image, or (frames, rows, columns) of a clip."""
 
 
 def _at(shape: Shape, axes: Sequence[int]) -> Grid:
@@ -54,9 +54,8 @@ class GridReader:
         height: Size of the input axis H.
         width: Size of the input axis W.
         frames: Size of the input axis T; 0 for images.
-        shapes: Shapes of all that inner modules return, as evidence.
-        declared: Grids and numbers of other tokens that the caller states, by what `read` is asked for; tensors
-            of as many tokens are read alike.
+        shapes: Shapes of all inner outputs, as evidence.
+        declared: Grids that the caller states, by the `name` for `read`.
 
     Example:
         >>> reader = GridReader(224, 224, shapes=[(1, 384, 14, 14)])
@@ -84,11 +83,11 @@ class GridReader:
         )
 
     def read(self, shape: Shape, name: str = "") -> tuple[Dim, ...]:
-        """The dims of a tensor, spatial axes as functions of H and W; what cannot be read stays a number.
+        """The dims of a tensor, spatial axes as functions of T, H and W; axes that cannot be read stay numbers.
 
         Args:
             shape: The shape, the batch first.
-            name: What the tensor is called, to look up what the caller declared.
+            name: The name of the tensor among the declared grids.
         """
         dims = [Dim(size) for size in shape]
         if name in self._declared and len(shape) == 3:
@@ -107,11 +106,11 @@ class GridReader:
         return tuple(dims)
 
     def locate(self, tokens: int, grid: Grid, prefix: int) -> None:
-        """Read axes of so many tokens as a grid behind others, whatever else they may be."""
+        """From now on, read axes of so many tokens as this grid behind `prefix` others."""
         self._located[tokens] = (grid, prefix)
 
     def token_grids(self, shape: Shape) -> tuple[int, list[tuple[Grid, int]]]:
-        """The axis of `[B, N, C]` or `[B, C, N]` that holds tokens, and the grids (with leading tokens) it may be."""
+        """The token axis of `[B, N, C]` or `[B, C, N]`, and the grids that it may be, each with its leading tokens."""
         for axis in (1, 2):
             options = [
                 (grid, shape[axis] - grid.cells)
@@ -124,9 +123,9 @@ class GridReader:
         return 1, self._divided_grids(shape[1])
 
     def _divided_grids(self, tokens: int) -> list[tuple[Grid, int]]:
-        """Without evidence: grids that divide the image evenly, by one stride, without leading tokens or with one.
+        """Without evidence: grids of one stride that divides the image evenly, with no leading token or one.
 
-        Of a clip too many do.
+        None for clips, where too many grids fit.
         """
         height, width = self._sizes["H"], self._sizes["W"]
         for prefix in () if self._sizes["T"] else (0, 1):
@@ -146,9 +145,9 @@ class GridReader:
         return _at(shape, axes) if axes else None
 
     def _spatial_axes(self, shape: Shape) -> tuple[int, ...]:
-        """Where height and width, and time, stand among axes: what divides evenly first, then channels before cells.
+        """The spatial axes of a tensor; empty where there are none.
 
-        Empty where they do not.
+        Where several fit, those come first that divide the image evenly, then those with channels in front.
         """
         if len(shape) != (5 if self._sizes["T"] else 4):
             return ()
@@ -159,9 +158,9 @@ class GridReader:
         return next(iter([*even, *(axes for axes, dims in options.items() if dims is not None)]), ())
 
     def _read(self, grid: Grid) -> tuple[tuple[Dim, ...], bool] | None:
-        """The sides of a grid as functions of the sides of the image or clip, and whether they only round.
+        """The sides of a grid as functions of T, H and W, and whether they are plain floors or ceils of a stride.
 
-        Height and width have one stride, which volumes need not have.
+        Height and width have the same stride, in volumes the slices need not.
         """
         if min(grid.height, grid.width) < 2:
             return None
@@ -174,7 +173,7 @@ class GridReader:
         return None
 
     def _read_together(self, names: Sequence[str], grid: Grid) -> tuple[tuple[Dim, ...], bool] | None:
-        """Sides of one stride.
+        """The sides along some axes with one stride, and whether they are plain floors or ceils of it.
 
         A convolution without padding loses border cells: 27 cells of 224 pixels at stride 8 are `floor((H - 8)/8)`.
         """
@@ -200,6 +199,6 @@ class GridReader:
         return read[0] if read is not None else tuple(Dim(cells) for name, cells in sides if self._sizes[name])
 
     def _tokens(self, grid: Grid, prefix: int) -> Dim:
-        """So many cells behind other tokens; the one frame that a whole clip is made to is no axis."""
+        """The dim of a token axis: cells and other tokens; a grid of one frame does not depend on T."""
         dims = self._dims(grid)
         return math.prod(dims[-2:] if grid.frames == 1 else dims, start=Dim(1)) + prefix

@@ -1,4 +1,4 @@
-"""Held values: what holds of outputs at every input, such as vectors of norm 1, as a real run tells."""
+"""Held values: properties of outputs, such as vectors of norm 1, as real runs and followed activations show them."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ __all__ = ["agreed_bounds", "telling_outputs", "with_held"]
 def with_held(
     leaves: Sequence[TensorSpec], tensors: Sequence[torch.Tensor], bounds: Sequence[Bound | None]
 ) -> tuple[TensorSpec, ...]:
-    """Outputs with what holds of their values.
+    """The specs of outputs with the property of their values.
 
     Args:
-        leaves: The outputs.
-        tensors: What they were in a run; empty where there was none.
-        bounds: Within which an activation left them.
+        leaves: The specs.
+        tensors: The outputs of a real run; empty where there was none.
+        bounds: The bounds within which an activation left each output.
     """
     seen: list[torch.Tensor | None] = [*tensors] if tensors else [None] * len(leaves)
-    told = [
+    found = [
         _held(one, bound if leaf.is_floating else None) for leaf, one, bound in zip(leaves, seen, bounds, strict=True)
     ]
-    rows = zip(leaves, told, strict=True)
+    rows = zip(leaves, found, strict=True)
     return tuple(leaf if held is None else leaf.model_copy(update={"holds": held}) for leaf, held in rows)
 
 
 def _held(seen: torch.Tensor | None, bound: Bound | None) -> Held | None:
-    """What holds of an output, which may have been written to behind an activation."""
+    """The property of an output; bounds of an activation only if the values keep them: they may be overwritten."""
     held = Held(what=bound) if bound is not None else None
     if seen is None or seen.is_meta:
         return held
@@ -43,18 +43,18 @@ def _held(seen: torch.Tensor | None, bound: Bound | None) -> Held | None:
 
 
 def agreed_bounds(runs: Sequence[Observation], count: int) -> list[Bound | None]:
-    """Within which bounds activations left each output, where all runs agree."""
+    """The bounds within which activations left each output, where all runs agree."""
     rows = zip(*(run.bounds for run in runs), strict=True) if runs else [()] * count
     return [told[0] if len(set(told)) == 1 else None for told in rows]
 
 
 def telling_outputs(module: nn.Module, arguments: Arguments, run: Observation) -> Sequence[torch.Tensor]:
-    """The outputs of a run, or where an example of zeros left one without values, those of noise.
+    """The outputs of a real run; where an example of zeros gave outputs of zeros, those of a run on noise.
 
     Args:
-        module: The module; never run itself.
-        arguments: One call that is known to be meant.
-        run: Made for real.
+        module: The module; only a copy of it runs.
+        arguments: The example call.
+        run: The real run.
     """
     dead = any(one.is_floating_point() and one.numel() and not one.any() for one in run.tensors)
     if not dead or any(one.is_floating_point() and one.any() for one in run.inputs):

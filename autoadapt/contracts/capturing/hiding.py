@@ -1,4 +1,4 @@
-"""Hiding: a module run with a mask and without, with two kinds of values behind it, and what of its outputs moves."""
+"""Hiding: whether an argument is a mask, by real runs with and without it, on two sets of values for what it hides."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ __all__ = ["MOSTLY", "STAYS", "Trial", "others", "tokens_of"]
 # Dimension letters: B batch, N tokens or samples.
 
 _NEARLY = 0.05
-"""How far what counts may be from what it is without what is hidden: a frame at the edge may see some of either."""
+"""How far the counting part may differ between hiding the rest and cutting it off, relative to its change without a
+mask: a frame at the edge may see both."""
 
 STAYS = 1e-3
-"""How far what counts may change with what is hidden, in parts of how far it changes where nothing is hidden."""
+"""How far the counting part may change with hidden values, relative to its change without a mask."""
 MOSTLY = 0.25
-"""The same, for an argument that is called a mask."""
+"""The same, for an argument that is named as a mask."""
 
 
 class Trial:
-    """A copy of a module, and a call of it whose second half is hidden or changed.
+    """A copy of a module, and a call of it in which the second half of the tokens is hidden or changed.
 
     Args:
-        module: The module; never run itself.
-        arguments: The call.
-        axes: Of its inputs.
+        module: The module; only a copy of it runs.
+        arguments: The example call.
+        axes: The axes of its inputs.
         outputs: The dims of each output, by path.
-        likely: Which inputs may be masks, and are not changed.
+        likely: Indices of the inputs that may be masks, and are not changed.
     """
 
     def __init__(
@@ -63,12 +64,12 @@ class Trial:
         self._tensors = [_values(tensor).to(device) for tensor in tensors]
 
     def hides(self, place: int | str, mask: Mask) -> Literal["wholly", "mostly", "in front", ""]:
-        """Whether other values change nothing where an argument hides them, or little; or only in front of the rest.
+        """How well an argument hides tokens: wholly, mostly, only those in front of the others, or not (empty).
 
-        Where no token reads those behind it, as in language models, nothing that stands there tells.
+        Where no token reads later ones, as under causal attention, hiding is tried on the tokens in front.
 
         Args:
-            place: Which input, or the name of one more.
+            place: The index of an input, or the name of a parameter that was not given.
             mask: What it is taken for.
         """
         for runs in self._runs(place, mask):
@@ -76,7 +77,7 @@ class Trial:
             stays, moves, acts = (_apart(*pair) for pair in (kept[:2], kept[2:], (kept[0], kept[2])))
             if moves > 0 and stays <= STAYS * moves:
                 return "wholly" if self._is_as_cut(place, mask, kept[0], moves) else ""
-            if moves == stays == 0 and self.described(place, mask).zeroed:  # what reads back alone
+            if moves == stays == 0 and self.described(place, mask).zeroed:  # tokens read only earlier ones
                 return "wholly"
             if moves == stays == 0 and mask.form != "lengths":
                 return self._hides_in_front(place, mask)
@@ -91,14 +92,14 @@ class Trial:
         return ""
 
     def share(self, place: int | str, mask: Mask) -> dict[str, float] | None:
-        """How far each output changes with what is hidden, in parts of how far it changes where nothing is.
+        """How far each output changes with hidden values, relative to its change without a mask.
 
         Args:
-            place: Which input, or the name of one more.
-            mask: What it is.
+            place: The index of an input, or the name of a parameter that was not given.
+            mask: The mask that it is.
 
         Returns:
-            By path, those alone that change where nothing is hidden; None where it takes no such mask.
+            By path, for outputs that change without a mask; None where the module does not run with such a mask.
         """
         for runs in self._runs(place, mask):
             kept = [list(self._counting(run, mask.axis)) for run in runs]
@@ -108,7 +109,7 @@ class Trial:
         return None
 
     def described(self, place: int | str, mask: Mask) -> Mask:
-        """A mask with the outputs that are zero at what it hides, have more tokens behind, or are the mask itself."""
+        """A mask with its fields `zeroed`, `behind` and `returned` filled in."""
         zeroed, behind, half = list[str](), list[str](), (self._axes.example[mask.axis] + 1) // 2
         for runs in self._runs(place, mask):
             for (path, dims), hidden, other, shown in zip(self._outputs.items(), *runs[:3], strict=True):
@@ -126,7 +127,7 @@ class Trial:
         return mask
 
     def _returned(self, mask: Mask, half: int, runs: Sequence[Sequence[torch.Tensor]]) -> tuple[Returned, ...]:
-        """The outputs that are the mask, by runs with the second half hidden and with nothing hidden."""
+        """The outputs that are the mask, by the runs with the second half hidden and with nothing hidden."""
         counting = self._shown(mask.axis, half)
         lengths = [dim for dims in self._outputs.values() for dim in dims]
         found = [
@@ -137,11 +138,11 @@ class Trial:
         return tuple(one for one in found if one is not None)
 
     def silent(self, place: int | str, mask: Mask) -> list[str]:
-        """Outputs that are to be a mask for their frames, and are not.
+        """Paths of outputs that `mask.returned` lists and that are not the mask of their frames.
 
         Args:
-            place: Which input, or the name of one more.
-            mask: What it is, with what is known of outputs.
+            place: The index of an input, or the name of a parameter that was not given.
+            mask: The mask that it is, with its outputs.
         """
         counting, names = self._shown(mask.axis, (self._axes.example[mask.axis] + 1) // 2), list(self._outputs)
         for runs in self._runs(place, mask):
@@ -151,16 +152,14 @@ class Trial:
         return []
 
     def _shown(self, axis: str, half: int) -> list[torch.Tensor]:
-        """Which tokens count where the second half is hidden, and where nothing is, `[B, N]` each."""
+        """Which tokens count where the second half is hidden, and where nothing is: booleans `[B, N]` each."""
         size = self._axes.example[axis]
         return [(torch.arange(size) < count).expand(self._samples(axis), -1) for count in (half, size)]
 
     def _runs(self, place: int | str, mask: Mask, *, front: bool = False) -> Iterator[list[list[torch.Tensor]]]:
-        """What comes out where the second half is hidden, with two kinds of values there; and the same with no mask.
+        """The outputs of four runs: second half hidden, with its values as given and changed; then both with no mask.
 
-        Or where the first half is.
-
-        Nothing where it takes no such tensor there, or none that hides so much.
+        With `front` the first half is hidden instead. Yields nothing where the module does not run with such a mask.
         """
         batch, size = self._samples(mask.axis), self._axes.example[mask.axis]
         shown = torch.ones(batch, size, dtype=torch.bool)
@@ -175,7 +174,7 @@ class Trial:
                 return
 
     def _is_as_cut(self, place: int | str, mask: Mask, hidden: Sequence[torch.Tensor], moves: float) -> bool:
-        """Whether what is hidden counts no more than if it were not there, where the module runs on so little."""
+        """Whether hiding the second half is like cutting it off; true where the module does not run on one half."""
         rows = zip(self._tensors, self._axes.names, strict=True)
         cut = [_first_half(one, names, mask.axis) for one, names in rows]
         shown = torch.ones(self._samples(mask.axis), (self._axes.example[mask.axis] + 1) // 2).bool()
@@ -189,14 +188,14 @@ class Trial:
         return not all(alike) or _apart(found, hidden) <= _NEARLY * moves
 
     def _samples(self, axis: str) -> int:
-        """How many items there are, of which an input lists tokens along an axis, behind them or before."""
+        """The batch size, of an input that lists tokens along an axis, with the batch first or second."""
         rows = zip(self._tensors, self._axes.names, strict=True)
         return next(
             tensor.shape[names.index("B") if "B" in names else 0] for tensor, names in rows if axis in tokens_of(names)
         )
 
     def _changed(self, axis: str, start: int, count: int) -> list[torch.Tensor]:
-        """The inputs with other values in a part of an axis, but for those that may be masks themselves."""
+        """The inputs with other values in a part of an axis; those that may be masks stay."""
         made = []
         for i, (tensor, names) in enumerate(zip(self._tensors, self._axes.names, strict=True)):
             if i not in self._likely and axis in names:
@@ -217,11 +216,12 @@ class Trial:
             return flatten(Arguments(values, self._positional).call(self._model))[1]
 
     def _counting(self, outputs: Sequence[torch.Tensor], axis: str, *, last: bool = False) -> Iterator[torch.Tensor]:
-        """What stands in the first or last quarter of an axis of tokens or frames; vectors as they are, no integers.
+        """The first or last quarter of each output along its tokens or frames; vectors whole, integers not at all.
 
         Args:
-            outputs: At the example, or at less along the axis.
-            axis: Of tokens or samples.
+            outputs: The outputs at the example, or with fewer tokens.
+            axis: The input axis of tokens or samples.
+            last: Whether to take the last quarter.
         """
         for tensor, dims in zip(outputs, self._outputs.values(), strict=True):
             along = _along(dims, axis)
@@ -235,7 +235,7 @@ class Trial:
 
 
 def tokens_of(names: Sequence[str]) -> Sequence[str]:
-    """The axes of an input that list tokens of its items: all behind the first, and the first where items stand second.
+    """The axes of an input that may list tokens: all but the batch, which is the first axis unless the second is `B`.
 
     Example:
         >>> tokens_of(["B", "N", "C"]), tokens_of(["N", "B", "C"]), tokens_of(["N", "C"])
@@ -245,7 +245,7 @@ def tokens_of(names: Sequence[str]) -> Sequence[str]:
 
 
 def _along(dims: Sequence[Dim], axis: str) -> int | None:
-    """Which axis of an output lists tokens or frames of an input axis, and nothing else."""
+    """The axis of an output that depends on one input axis alone; None where there is none."""
     return next((i for i, dim in enumerate(dims) if dim.axes == {axis}), None)
 
 
@@ -256,7 +256,7 @@ def _first_half(tensor: torch.Tensor, names: Sequence[str], axis: str) -> torch.
 
 
 def _values(tensor: torch.Tensor) -> torch.Tensor:
-    """Of the example; noise and zeros where it has none."""
+    """The values of a tensor; noise where it is on the meta device, zeros of integers."""
     if not tensor.is_meta:
         return tensor.detach()
     if not tensor.is_floating_point():
@@ -265,7 +265,7 @@ def _values(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def others(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """Other values of the same kind."""
+    """Other values of the same kind: with noise added, inverted, or within the range of the whole's integers."""
     if part.is_floating_point():
         noise = torch.randn(part.shape, generator=torch.Generator().manual_seed(1)).to(part)
         return part + noise * whole.float().std().nan_to_num(1.0).to(part).clamp(min=1e-3)
@@ -278,7 +278,7 @@ def others(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
 
 
 def _apart(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> float:
-    """The largest difference between two runs; without end where their shapes differ."""
+    """The largest difference between two runs; infinite where their shapes differ."""
     if any(a.shape != b.shape for a, b in zip(left, right, strict=True)):
         return math.inf
     return max((float((a - b).abs().max()) for a, b in zip(left, right, strict=True) if a.numel()), default=0.0)

@@ -1,4 +1,4 @@
-"""Hook stops: forward passes that a hook ends by an exception, as where features are taken and the rest is skipped."""
+"""Hook stops: forward passes that a hook ends by an exception, as feature extractors do to skip the rest."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["stopped_by_hook"]
 
 
 def stopped_by_hook(error: BaseException) -> str:
-    """The path of the module whose forward hook raised, from the module that was called; empty where none did.
+    """The path of the module whose forward hook raised an exception; empty where none did.
 
-    The module that was called goes by the name of its class.
+    It is relative to the module that was called, which itself goes by the name of its class.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     model = next((f.f_locals["self"] for f in frames if _is_call(f)), None)

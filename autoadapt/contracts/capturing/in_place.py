@@ -1,4 +1,4 @@
-"""In place: the arguments that a submodule gets when the whole model runs."""
+"""In place: the arguments that a submodule gets when the whole model runs, and the error where that raises."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def find_submodule(model: nn.Module, path: str) -> nn.Module:
 
 
 def arguments_in_place(model: nn.Module, arguments: Arguments, path: str) -> Arguments:
-    """The arguments that a submodule gets when the whole runs; the whole runs once, as a copy, for real."""
+    """The arguments of the first call of a submodule, in one real run of a copy of the whole model."""
     copied = copy_module(model, clone_buffers)
     watched = copied.get_submodule(path)
     calls: list[Arguments] = []
@@ -52,7 +52,7 @@ def arguments_in_place(model: nn.Module, arguments: Arguments, path: str) -> Arg
         try:
             arguments.call(copied)
         except Exception as error:
-            if not calls or not stopped_by_hook(error):  # all that is wanted has been seen
+            if not calls or not stopped_by_hook(error):  # behind the submodule, a hook may stop the run
                 raise
     if not calls:
         fault = Mismatch(path, "a module that runs", "it is never called", "give the path of a module that is used")
@@ -61,7 +61,7 @@ def arguments_in_place(model: nn.Module, arguments: Arguments, path: str) -> Arg
 
 
 def _as_they_are(arguments: Arguments) -> Arguments:
-    """The arguments in containers of their own, since the call may fill in the caller's."""
+    """The arguments in new containers, since the call may change its own."""
     tree, tensors = flatten(arguments.values)
     return Arguments(rebuild(tree, tensors), arguments.positional)
 
@@ -75,7 +75,7 @@ def _explained(model: nn.Module) -> Iterator[None]:
 
 
 def first_sentence(said: str) -> str:
-    """The first line of what torch says, without the announcement of a list that follows it.
+    """The first line of one of torch's messages, without the announcement of a list behind it.
 
     Example:
         >>> first_sentence("TypeError: conv2d() got (list), but expected one of:\\n * (Tensor input)")
@@ -85,7 +85,14 @@ def first_sentence(said: str) -> str:
 
 
 def raised(model: nn.Module, error: BaseException | None, said: str, inputs: Sequence[torch.Tensor] = ()) -> InputError:
-    """The error of a model that raises at the inputs that it was given, or that one of its hooks stops."""
+    """The error for a model that raises at its inputs, or that one of its hooks stops.
+
+    Args:
+        model: The model.
+        error: What it raised, where that is known.
+        said: The message of that.
+        inputs: The tensors that it was given.
+    """
     name = type(model).__name__
     hook = stopped_by_hook(error) if error is not None else ""
     if hook:
@@ -100,7 +107,7 @@ def raised(model: nn.Module, error: BaseException | None, said: str, inputs: Seq
 
 
 def _remedy(model: nn.Module, inputs: Sequence[torch.Tensor]) -> str:
-    """Other inputs, where their dtype is what is wrong."""
+    """The remedy: another dtype of model or inputs where these differ, else to try the call."""
     own = {p.dtype for p in model.parameters() if p.is_floating_point()}
     given = {tensor.dtype for tensor in inputs if tensor.is_floating_point()}
     if len(own) == len(given) == 1 and own != given:

@@ -1,4 +1,4 @@
-"""Inner leaves: tensors that modules inside return or read."""
+"""Inner leaves: tensors that submodules return or read, as a run notes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["InnerKey", "InnerLeaf", "Shape"]
 
 Shape: TypeAlias = tuple[int, ...]
 InnerKey: TypeAlias = tuple[str, int, str]
-"""Path of a module, which of its calls, path within its output; `inputs.0` for what it reads."""
+"""Path of a module; which of its calls, from 0; path within its output, or `inputs.0` for its first argument."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,17 @@ class InnerLeaf:
     shape: Shape
     dtype: torch.dtype
     started: int
-    """When the call began, counted in calls that began or ended."""
+    """When the call began: the number of calls that had begun or ended before."""
     finished: int
+    """When it ended, in the same count."""
     same_as: InnerKey | None
-    """The call that returned the very same tensor object before."""
+    """The first call that returned the very same tensor object, where that is an earlier one."""
     reads: InnerKey | None = None
-    """The call that returned the tensor which is its first argument, or a view of all of it."""
+    """The call that returned the first argument of this one, or a tensor of which that is a view."""
     version: int = 0
-    """How often the tensor had been written to by then."""
+    """How often the tensor had been written to in place by then."""
     contiguous: bool = True
     grid: Grid = field(default_factory=dict)
     """Where its cells lie, if that was followed."""
     class_token: bool = False
-    """Whether it is made of class tokens alone, if that was followed."""
+    """Whether it is computed from class tokens alone, if that was followed."""

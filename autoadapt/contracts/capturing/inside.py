@@ -1,4 +1,4 @@
-"""Inner modules: what is written down of each tensor that one of them returned."""
+"""Inner outputs: the facts about each tensor that an inner module returned, from a run and from the modules."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def inner_outputs(
     observed: Observation,
     returned: Mapping[InnerKey, str],
 ) -> tuple[InnerOutput, ...]:
-    """The tensors that inner modules return, with the place and the size of each module.
+    """The inner outputs of a model.
 
     Args:
-        model: The whole.
-        specs: Dtype and dims of each tensor.
+        model: The model.
+        specs: The spec of each tensor.
         observed: The run in which they were noted.
-        returned: Paths of the outputs of the whole, by the inner tensor that each of them is.
+        returned: Paths of the model's outputs, by the inner output that each of them is.
     """
     noted, named = observed.inner, dict(model.named_modules())
     reads = {key: tap_name(*read) for key, read in _head_reads(model, observed, returned).items() if read in specs}
@@ -69,7 +69,7 @@ def inner_outputs(
 def _unread_vectors(
     specs: Mapping[InnerKey, TensorSpec], observed: Observation, reads: Mapping[InnerKey, str]
 ) -> set[InnerKey]:
-    """Vectors that layers read which make no scores; of streams, that have cells, all readings count."""
+    """Vectors that were noted as inputs of layers and that no head reads; streams, which have cells, are all kept."""
     taken = set(reads.values())
     vectors = {key for key in specs if key[2] == READ and math.prod(observed.inner[key].shape[2:]) == 1}
     return {key for key in vectors if tap_name(*key) not in taken}
@@ -78,7 +78,7 @@ def _unread_vectors(
 def _head_reads(
     model: nn.Module, observed: Observation, returned: Mapping[InnerKey, str]
 ) -> Mapping[InnerKey, InnerKey]:
-    """What the last layer before a score reads, by the tensor that holds the scores."""
+    """The input of each last layer, by its output, the tensor of scores."""
     shapes = dict(zip(observed.paths, observed.shapes, strict=True))
     return read_by_heads(model, observed.inner, returned, shapes)
 
@@ -88,7 +88,7 @@ def _tops(model: nn.Module) -> list[str]:
 
 
 def _read_on(noted: Mapping[InnerKey, InnerLeaf], parameters: Mapping[str, int]) -> set[InnerKey]:
-    """The tensors that modules with parameters read later, outside those that return them."""
+    """The tensors that a module with parameters reads after the call that returned them has ended."""
     return {
         noted[leaf.reads].same_as or leaf.reads
         for key, leaf in noted.items()
@@ -99,10 +99,7 @@ def _read_on(noted: Mapping[InnerKey, InnerLeaf], parameters: Mapping[str, int])
 def _listed(
     model: nn.Module, specs: Mapping[InnerKey, TensorSpec], noted: Mapping[InnerKey, InnerLeaf]
 ) -> set[InnerKey]:
-    """The tensors that the model's own list of levels names, where they have the channels that it tells.
-
-    timm's `feature_info` tells module, channels and reduction of each level; the reduction is measured here.
-    """
+    """The tensors that timm's `feature_info` lists as levels, by module, where they have its number of channels."""
     info = getattr(model, "feature_info", ())
     levels = getattr(info, "info", info)
     channels = {
@@ -124,7 +121,7 @@ _ROWS = (nn.Sequential, nn.ModuleList)
 
 
 def _layer_counts(named: Mapping[str, nn.Module]) -> Counter[str]:
-    """How many convolutions and linear layers each module is or holds."""
+    """The number of convolutions and linear layers in each module, itself included."""
     found: Counter[str] = Counter()
     for path, module in named.items():
         if isinstance(module, _LEARNING):
@@ -137,7 +134,7 @@ _LEARNING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose2d)
 
 
 def _parameter_counts(module: nn.Module) -> Counter[str]:
-    """How many parameters each module holds."""
+    """The number of values of all parameters in each module."""
     found: Counter[str] = Counter()
     for path, parameter in module.named_parameters():
         parts = path.split(".")[:-1]
@@ -147,7 +144,7 @@ def _parameter_counts(module: nn.Module) -> Counter[str]:
 
 
 def _parameters_held(module: nn.Module) -> dict[str, int]:
-    """Which parameters each module holds, tied ones too: bit `i` for the `i`-th of `parameters()`."""
+    """Which parameters each module holds, tied ones included: bit `i` for the `i`-th of `parameters()`."""
     bits = {id(parameter): 1 << i for i, parameter in enumerate(module.parameters())}
     found: dict[str, int] = {}
     for path, parameter in module.named_parameters(remove_duplicate=False):
@@ -159,8 +156,8 @@ def _parameters_held(module: nn.Module) -> dict[str, int]:
 
 
 def multiply_adds(module: nn.Module, made: Shape) -> int:
-    """What a convolution or linear layer takes to make an output of a shape; 0 for anything else."""
-    match module:  # never by its weight: where that is parametrised, reading it changes buffers
+    """Multiply-adds of a convolution or linear layer for an output of a shape; 0 for other modules."""
+    match module:  # not by its weight: reading a parametrised one may change buffers
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
             return math.prod(made) * (module.in_channels // module.groups) * math.prod(module.kernel_size)
         case nn.Linear():
@@ -170,7 +167,7 @@ def multiply_adds(module: nn.Module, made: Shape) -> int:
 
 
 def _nesting(named: Mapping[str, nn.Module], path: str) -> int:
-    """How deep a module stands; a plain Sequential or ModuleList above it adds nothing."""
+    """The number of modules around a module, without plain containers."""
     parts = path.split(".")
     above = [named[".".join(parts[:i])] for i in range(1, len(parts))]
     return sum(type(module) not in (nn.Sequential, nn.ModuleList, nn.ModuleDict) for module in above)

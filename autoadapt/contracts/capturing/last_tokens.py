@@ -1,4 +1,4 @@
-"""Last tokens: which vectors are made of the token at the end of a sequence, or of the last one that counts."""
+"""Last tokens: which vectors are computed only from the last token of a sequence, or the last one that counts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ __all__ = ["last_tokens", "last_tokens_followed"]
 
 
 def last_tokens_followed(tokens: Callable[[torch.Tensor], Collection[int]]) -> Follower[bool]:
-    """Follows them from where one of each sample's tokens is picked.
+    """Follows last tokens from where one token of each sample is selected.
 
-    It is the last one where it is picked by -1 or by the size, as with padding in front, and where a tensor tells which
-    for each sample, as with padding behind: of lengths, or of where the end is found. What is made of picked ones
-    alone is one as well.
+    A token counts as the last one where it is selected by the index -1 or size - 1, as with padding in front, or by a
+    tensor of indices that depends on the input, as with padding behind; and what is computed from such tokens alone.
 
     Args:
-        tokens: Gives the axes of a tensor that list tokens.
+        tokens: Returns the axes of a tensor that list tokens.
     """
 
     def picked(made: Made[bool]) -> bool | None:
@@ -51,11 +50,11 @@ def _picks_last(made: Made[bool], tokens: Callable[[torch.Tensor], Collection[in
 
 
 def last_tokens(outputs: Sequence[Sequence[Dim]], told: Sequence[Sequence[bool]]) -> set[int]:
-    """The outputs that are vectors made of last tokens in all runs, by their number.
+    """The numbers of outputs that are vectors, computed from last tokens in all runs.
 
     Args:
         outputs: The dims of each output.
-        told: For each run and output whether it was one.
+        told: For each run and each output, whether it was computed from last tokens.
     """
     vectors = [i for i, dims in enumerate(outputs) if [bool(dim.axes) for dim in dims] == [True, False]]
     return {i for i in vectors if told and all(run[i] for run in told)}

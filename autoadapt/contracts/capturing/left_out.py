@@ -1,4 +1,4 @@
-"""Left out: tensors of an input object that its registration does not hand over, and that the module reads."""
+"""Left out: tensors of an input object that its pytree registration leaves out although the module reads them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = ["refuse_left_out"]
 
 
 def refuse_left_out(module: nn.Module, arguments: Arguments, work: Work) -> None:
-    """Refuse inputs of a registered class without whose other tensors something else comes out.
+    """Refuse inputs of a registered class whose registration leaves out tensors that change the outputs.
 
-    An object is put together again for each run, with what its registration tells; a graph without the features of its
-    edges would be served as one that has none. What the module does not read may be left out.
+    An object is flattened and rebuilt for each run, by its registration; a graph without its edge features would be
+    captured as one that has none. Tensors that the module does not read may be left out.
 
     Args:
-        module: The module; never run itself.
-        arguments: One call of it.
-        work: Of one run.
+        module: The module; only copies of it run.
+        arguments: The example call.
+        work: Work of one run.
 
     Raises:
-        CaptureError: With the object and the names of the tensors.
+        CaptureError: The registration leaves such tensors out; the names are listed for each object.
     """
     tree, tensors = flatten(arguments.values)
     left = dict(_left_out(tree, arguments.values, {id(tensor) for tensor in tensors}))
@@ -59,7 +59,7 @@ _REMEDY = "hand them over in the functions of register_pytree_node, flatten and 
 def _left_out(
     tree: Tree, value: Any, known: set[int], path: tuple[Any, ...] = ()
 ) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """The tensors of each object that are none of those that are known, by name."""
+    """The path of each object with tensors that are not among the known ones, and these tensors by name."""
     if not isinstance(tree, Container):
         return
     if not isinstance(value, (Mapping, Sequence)):
@@ -72,7 +72,7 @@ def _left_out(
 
 @contextlib.contextmanager
 def _changed(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Other values in tensors meanwhile, since ones and zeros may make no difference where they are read."""
+    """Change the values of tensors within a block, since ones and zeros may have no effect although they are read."""
     with torch.no_grad():
         before = [tensor.detach().clone() for tensor in tensors]
         try:
@@ -85,11 +85,11 @@ def _changed(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
 
 
 def _outputs(module: nn.Module, call: Arguments) -> list[torch.Tensor] | None:
-    """What comes out of a copy of a module; None where it raises."""
+    """The outputs of a copy of a module; None where it raises."""
     with undisturbed(), torch.no_grad():
         try:
             return flatten(call.call(in_eval_mode(copy_module(module, clone_buffers))))[1]
-        except Exception:  # it says itself what is wrong, where it is captured
+        except Exception:  # the capture itself will report that
             return None
 
 

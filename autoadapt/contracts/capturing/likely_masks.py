@@ -1,4 +1,4 @@
-"""Likely masks: which tensors may hide tokens of others, by their shapes and values."""
+"""Likely masks: which tensors may be masks for other inputs, by their shapes and values alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def is_binary(tensor: torch.Tensor) -> bool:
-    """Whether a tensor `[B, N]` may be a mask by its values: truth values, or zeros and ones, but not zeros alone.
+    """Whether a tensor `[B, N]` may be a mask by its values: booleans, or zeros and ones, but not zeros alone.
 
     Example:
         >>> is_binary(torch.tensor([[1, 1, 0]])), is_binary(torch.tensor([[1, 2, 0]]))
@@ -31,7 +31,7 @@ def is_binary(tensor: torch.Tensor) -> bool:
 
 
 def is_table(tensor: torch.Tensor) -> bool:
-    """The same of a tensor of more axes, such as one for each pair of tokens."""
+    """The same for a tensor of two axes or more, such as one for each pair of tokens."""
     if tensor.dim() < 2 or tensor.shape[-1] < 2:
         return False
     if tensor.dtype is torch.bool or tensor.is_meta:
@@ -40,9 +40,9 @@ def is_table(tensor: torch.Tensor) -> bool:
 
 
 def is_added(tensor: torch.Tensor) -> bool:
-    """Whether a tensor may be what is added to scores of attention: zeros, and what is far below them.
+    """Whether a tensor may be added to attention scores: it holds zeros and large negative numbers.
 
-    Zeros alone may be where one row serves all tokens, or there is one for each.
+    Zeros alone are allowed where its shape is that of a mask for pairs of tokens.
 
     Example:
         >>> is_added(torch.tensor([[0.0, -1e9]])), is_added(torch.tensor([[0.0, -1.0]])), is_added(torch.zeros(2, 8))
@@ -54,7 +54,7 @@ def is_added(tensor: torch.Tensor) -> bool:
 
 
 FAR_BELOW = -100
-"""What is below adds nothing to a softmax."""
+"""Scores below this have no weight in a softmax."""
 
 
 def may_hide(tensor: torch.Tensor) -> bool:
@@ -63,7 +63,7 @@ def may_hide(tensor: torch.Tensor) -> bool:
 
 
 def _lists_pairs(tensor: torch.Tensor) -> bool:
-    """Whether a tensor may list tokens that are read beside those that read them, or one for all of these."""
+    """Whether the last two axes of a tensor may be queries and keys: of one size, or one row for all queries."""
     shape = tensor.shape
     return (
         len(shape) > 1
@@ -74,14 +74,14 @@ def _lists_pairs(tensor: torch.Tensor) -> bool:
 
 
 def is_of_pairs(tensor: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
-    """Whether a tensor may tell for each two tokens of another whether the one reads the other, or for all of these."""
+    """Whether a tensor may be a mask for pairs of another's tokens, or one row for all of these."""
     if not may_hide(tensor) or not _lists_pairs(tensor):
         return False
     return any(other.dim() in (2, 3) and other.shape[1] == tensor.shape[-1] for other in others)
 
 
 def may_be_lengths(tensor: torch.Tensor, size: int) -> bool:
-    """Whether numbers `[B]` may tell how many tokens of each item count, or which share of them."""
+    """Whether a tensor `[B]` may hold the number of tokens of each item that count, or their share."""
     if tensor.dim() != 1 or not tensor.numel() or tensor.is_meta or tensor.dtype is torch.bool or tensor.is_complex():
         return False
     most = 1 if tensor.is_floating_point() else size
@@ -89,11 +89,11 @@ def may_be_lengths(tensor: torch.Tensor, size: int) -> bool:
 
 
 def with_lengths(made: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Tensors of other sizes, with what may be lengths of the longest as they are then, and as many graphs of nodes.
+    """Resized tensors, where lengths follow the new size, and nodes belong to as many graphs as before.
 
     Args:
-        made: The tensors.
-        given: Those that they were made of.
+        made: The resized tensors.
+        given: The tensors before resizing.
     """
     changed = {old.shape[1]: new.shape[1] for old, new in zip(given, made, strict=True) if old.dim() > 1}
     return [_with_graphs(_with_length(one, changed), old) for one, old in zip(made, given, strict=True)]
@@ -107,13 +107,13 @@ def _with_length(tensor: torch.Tensor, changed: Mapping[int, int]) -> torch.Tens
 
 
 def _with_graphs(made: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-    """What tells to which graph of a batch each node belongs, for more or fewer nodes of as many graphs."""
+    """The graph numbers of nodes, `batch` in torch_geometric, for another number of nodes and as many graphs."""
     count = graphs_told(given) if len(made) != len(given) else 0
     return torch.arange(len(made), device=made.device) * count // max(len(made), 1) if count else made
 
 
 def graphs_told(tensor: torch.Tensor) -> int:
-    """How many graphs there are, if a tensor tells to which of them each node belongs; 0 if it does not.
+    """The number of graphs, if a tensor holds the graph number of each node; else 0.
 
     Example:
         >>> graphs_told(torch.tensor([0, 0, 1, 2, 2])), graphs_told(torch.tensor([0, 2, 1]))

@@ -1,4 +1,4 @@
-"""Map axes: which axes of a map count rows and columns where its sizes alone fit several, as at one square size."""
+"""Map axes: which axes of a map list rows and columns, where its sizes fit several, as a square map of one size."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from autoadapt.contracts.dims import Dim
 __all__ = ["MapAxes", "map_axes"]
 
 FEWEST = 3
-"""Rows and columns that tell."""
+"""The fewest rows and columns with which changed patches show the axes."""
 
 
 @dataclass(frozen=True)
 class MapAxes:
-    """The dims of a map with samples first, as they were read from its sizes."""
+    """The dims of a map, samples first, as they were read from its sizes."""
 
     dims: tuple[Dim, ...]
     rows: int
+    """The axis that was taken for rows."""
     columns: int
+    """The axis that was taken for columns."""
     grid: Grid
 
     def as_seen(self, tensor: torch.Tensor, images: int) -> tuple[Dim, ...]:
-        """The dims as the map of changed images tells; as they were where that tells nothing.
+        """The dims as a run on images with changed patches shows them; unchanged where it shows nothing.
 
         Args:
-            tensor: The map.
-            images: How many samples it should have.
+            tensor: The map in that run.
+            images: The number of images.
         """
         if tensor.dim() != len(self.dims) or len(tensor) != images:
             return self.dims
@@ -44,12 +46,12 @@ class MapAxes:
 
 
 def map_axes(dims: Sequence[Dim], batch: Dim, sizes: Mapping[str, int]) -> MapAxes | None:
-    """The axes of a map, if others have the same sizes; None where there is nothing to tell.
+    """The axes of a map, if other axes have the same sizes; None where sizes leave no doubt, or it is no map.
 
     Args:
         dims: The dims of a tensor.
-        batch: The number of samples.
-        sizes: Of the input axes.
+        batch: The dim of samples.
+        sizes: The sizes of the input axes.
 
     Example:
         >>> def read(*dims):

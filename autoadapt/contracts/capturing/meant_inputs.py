@@ -1,4 +1,4 @@
-"""Meant inputs: what a caller may have meant with inputs at which a module raises, each tried before it is told."""
+"""Meant inputs: the remedy for inputs at which a module raises, found by trying what the caller may have meant."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _COLOURS = 3
 
 
 def with_meant_inputs(error: InputError, module: nn.Module, inputs: object) -> InputError:
-    """The error of a module that raises at its inputs, with the inputs at which it runs as what to do.
+    """The error of a module that raises at its inputs, with inputs at which it runs as the remedy.
 
     Args:
         error: The error.
-        module: The module; never run itself.
-        inputs: What the caller gave.
+        module: The module; only copies of it run.
+        inputs: The inputs of the caller.
 
     Example:
         >>> from autoadapt.errors import Mismatch
@@ -54,7 +54,7 @@ def _runs(module: nn.Module, inputs: object) -> bool:
 
 
 def _meant(inputs: object) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Changes of the inputs, as code and as what makes them, from the most to the least likely."""
+    """Changes of the inputs, as code and as a function that returns the changed ones, the likeliest first."""
     if isinstance(inputs, list) and inputs:
         shown = "x," if len(inputs) == 1 else ", ".join(f"x{i}" for i in range(1, len(inputs) + 1))
         yield f"inputs=({shown})  # a list is one argument, a tuple holds each of them", lambda: tuple(inputs)
@@ -82,7 +82,7 @@ def _with_first(change: Callable[[], torch.Tensor], rest: tuple[Any, ...] | None
 
 
 def _changed(x: torch.Tensor) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
-    """What one tensor may have been meant as: with a batch axis, with its channels first, with three of them."""
+    """Changes of one tensor: a batch axis added, channels moved first, or three channels made."""
     if x.dim() == 4:
         yield "x.permute(0, 3, 1, 2)", lambda: x.permute(0, 3, 1, 2)
         if x.shape[1] == 1:

@@ -1,4 +1,4 @@
-"""Native captures: a new module at the sizes of the old one's images, also where it was built for one size."""
+"""Native captures: capturing a new module at the sizes of the old one's images, even if it was built for one size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autoadapt.errors import AdaptError, CaptureError, Mismatch
 __all__ = ["Resolution", "capture_native"]
 
 Resolution: TypeAlias = Literal["native", "fixed"]
-"""Whether a module that was built for one image size reads images at their own size, or resized to that one."""
+"""Whether a module that was built for one image size reads images at their own size, or resized to its size."""
 
 _RESOLUTIONS = ("native", "fixed", None)
 
@@ -28,18 +28,18 @@ def capture_native(
     *,
     resolution: Resolution | None = None,
 ) -> Signature:
-    """Capture the new module on the old one's inputs, freed of the size that it was built for.
+    """Capture the new module on the old one's inputs; where it takes one image size, a view that takes others.
 
     Args:
         new: The module, which is not changed.
         target: Signature of the old module.
-        capturing: How it is captured, such as `capture_source` on the old module's example call.
-        resolution: `native` demands that images are read at their own size; `fixed` leaves the module as it is; None
-            frees it where that can be proven, and notes in the signature why it could not.
+        capturing: Captures a module, such as by `capture_source` on the old module's example call.
+        resolution: `native` demands that images are read at their own size; `fixed` captures the module as it is; None
+            takes a view for other sizes where one is known and returns the same at the module's size, and else notes
+            the reason in the signature.
 
     Raises:
-        CaptureError: As for `capturing`; or the module takes one size, `resolution` is `native`, and nothing is
-            known that would free it.
+        CaptureError: As by `capturing`; or the module takes one size, `resolution` is `native`, and there is no view.
     """
     _check(resolution)
     refuse_scripts(new)
@@ -64,7 +64,7 @@ def capture_native(
 
 
 def _tables(new: nn.Module, found: Signature, target: Signature) -> Lift | None:
-    """What frees a module of one size that no library tells anything of: position tables found by running it."""
+    """The lift of a module of one size that no reader knows, from position tables that are found by running it."""
     own, image = _own_size(found), image_of(found.inputs)
     if len(own) != 2 or image is None or not _takes_one_size(found) or _is_always(target, own):
         return None
@@ -80,7 +80,7 @@ def _check(resolution: object) -> None:
 def _freed(
     new: nn.Module, lift: Lift, target: Signature, capturing: Callable[[nn.Module], Signature]
 ) -> tuple[Signature | None, str]:
-    """The signature of a freed view that is proven to be the module at its own size; or why there is none."""
+    """The signature of a freed view that returns what the module does at its own size; or None, and why."""
     freed = view(new)
     try:
         lift.apply(freed)
@@ -111,7 +111,7 @@ def _freed(
 
 
 def _read_whole(found: Signature, steps: Sequence[int]) -> Signature:
-    """A signature whose images are read whole: of all sizes where what is over a patch is left out, its multiples."""
+    """A signature in which only multiples of `steps` are legal, where the module would cut off the rest of an image."""
     held = {}
     for side, step in zip(_sides(found), steps, strict=False):
         sizes = found.axes.get(str(side))
@@ -123,7 +123,7 @@ def _read_whole(found: Signature, steps: Sequence[int]) -> Signature:
 
 
 def _legal(source: Signature, target: Signature, default: tuple[int, int]) -> tuple[int, int]:
-    """The sizes that the new module reads an image of the old module's example at."""
+    """Height and width at which the new module reads the image of the old module's example."""
     spec = _image_spec(target)
     if spec is None:
         return default
@@ -134,7 +134,7 @@ def _legal(source: Signature, target: Signature, default: tuple[int, int]) -> tu
 
 
 def _near(sizes: AxisSizes, size: int) -> int:
-    """The next legal size; also below the smallest that was seen to run, unless smaller ones are refused."""
+    """The next legal size, also one below the smallest that was seen to run, unless smaller ones are refused."""
     return sizes.near(size) if sizes.bounded or not sizes.step else size + (sizes.offset - size) % sizes.step
 
 
@@ -149,9 +149,9 @@ def _image_spec(signature: Signature) -> TensorSpec | None:
 
 
 def _is_always(target: Signature, size: Sequence[int]) -> bool:
-    """Whether the old module's images have just the size that the new one was built for."""
+    """Whether the old module's images always have the size that the new one was built for."""
     spec = _image_spec(target)
-    if not target.inputs.leaves:  # a text whose dims follow the image is for all sizes
+    if not target.inputs.leaves:  # a contract in texts is for all sizes if its dims depend on H or W
         return not {"H", "W"} & {axis for one in target.outputs.leaves for dim in one.dims for axis in dim.axes}
     if spec is None or len(spec.dims) != 4:
         return True  # nothing is known of its images
@@ -160,19 +160,19 @@ def _is_always(target: Signature, size: Sequence[int]) -> bool:
 
 
 def _takes_one_size(signature: Signature) -> bool:
-    """Whether the one image among the inputs may have a single size."""
+    """Whether the one image among the inputs may have one size only."""
     steps = [signature.axes[str(dim)].step for dim in _sides(signature) if str(dim) in signature.axes]
     return bool(_sides(signature)) and not any(steps)
 
 
 def _own_size(found: Signature) -> tuple[int, ...]:
-    """Height and width that a module of one size takes."""
+    """Height and width of the one image among the inputs, at the example."""
     sides = [str(dim) for dim in _sides(found)]
     return tuple(found.axes[side].example if side in found.axes else found.sizes().get(side, 0) for side in sides)
 
 
 def _left_at_one_size(found: Signature, target: Signature) -> NativeSizes | None:
-    """That images are resized to the one size that a module takes, where the old module takes others."""
+    """The note that images are resized, for a module of one size where the old module takes others; else None."""
     own = _own_size(found)
     if len(own) != 2 or not _takes_one_size(found) or _is_always(target, own):
         return None
@@ -180,7 +180,7 @@ def _left_at_one_size(found: Signature, target: Signature) -> NativeSizes | None
 
 
 def _refuse_one_size(found: Signature, target: Signature, refused: str) -> None:
-    """Refuse a module that takes one size where native sizes are demanded, unless the old module's are that one."""
+    """Refuse a module of one size where native sizes are demanded, unless the old module's images have that size."""
     own = _own_size(found)
     if not _takes_one_size(found) or _is_always(target, own):
         return

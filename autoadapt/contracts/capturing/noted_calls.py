@@ -1,4 +1,4 @@
-"""Noted calls: the shapes that a bigger model was called with at its last swap, noted on the model itself."""
+"""Noted calls: the shapes of a whole model's inputs at its last swap, noted on the model itself."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _CALL = "autoadapt_call"
 
 
 def note_call(model: nn.Module, arguments: Arguments) -> None:
-    """Note a call, as texts in a plain attribute; one that takes more than tensors cannot be told so, and is not.
+    """Note a call of tensors, as texts in a plain attribute; calls with other arguments are not noted.
 
     Args:
-        model: What is called.
-        arguments: With their names.
+        model: The model.
+        arguments: The call.
 
     Example:
         >>> model = nn.Identity()
@@ -37,17 +37,17 @@ def note_call(model: nn.Module, arguments: Arguments) -> None:
 
 
 def put_call(model: nn.Module, texts: Sequence[str]) -> None:
-    """Note a call that was read.
+    """Note a call that was read from a file.
 
     Args:
-        model: What is called.
-        texts: As `call_of` tells them.
+        model: The model.
+        texts: As from `call_of`.
     """
     if texts:
         vars(model)[_CALL] = tuple(texts)
 
 
 def call_of(model: nn.Module) -> tuple[str, ...]:
-    """The noted call, a text an argument: `f32[2, 3]`, or all by name, `x=f32[2, 3]`; empty without one."""
+    """The noted call, one text for each argument, `f32[2, 3]`, or for all by name, `x=f32[2, 3]`; empty without one."""
     noted = vars(model).get(_CALL)
     return noted if isinstance(noted, tuple) and all(isinstance(one, str) for one in noted) else ()

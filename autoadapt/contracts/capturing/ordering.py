@@ -1,7 +1,7 @@
-"""Ordering: in which order the cells of an image stand among tokens, measured in one small run for real.
+"""Ordering: in which order a token axis lists the cells of an image, measured in one small real run.
 
-Dims tell how many tokens there are, `floor(H/16)*floor(W/16) + 1`, and not which is which: class tokens may stand last,
-cells in columns or in windows. Two patches of an image are changed, and the tokens that answer tell.
+Dims say how many tokens there are, `floor(H/16)*floor(W/16) + 1`, and not which is which: class tokens may come last,
+cells column by column or in windows. Patches of an image are changed, and the tokens that change show their places.
 """
 
 from __future__ import annotations
@@ -53,24 +53,26 @@ __all__ = [
 ]
 
 Order: TypeAlias = tuple[Cells, int]
-"""In which order cells stand, and how many other tokens stand behind them."""
+"""The order of the cells, and the number of other tokens behind them."""
 Key: TypeAlias = InnerKey | int
 """An inner output, or the number of an output of the whole."""
 
 FEWEST = (4, 5)
-"""Rows and columns that a grid should have where the order is measured."""
+"""Rows and columns that a grid should have at least in the run that measures the order."""
 LARGEST_SIZE = 640
 
 
 @dataclass(frozen=True)
 class TokenAxis:
-    """Which axis of a tensor lists cells of an image or clip, and which lists samples."""
+    """The token axis of a tensor, which lists cells of an image or clip."""
 
     axis: int
     batch: int
+    """The axis of samples."""
     sides: tuple[tuple[str, Dim], ...]
-    """The cells along each input axis."""
+    """The number of cells along each input axis."""
     extra: int
+    """Tokens that are no cells."""
 
     def grid(self, sizes: Mapping[str, int]) -> Grid:
         """The cells at given sizes of the input axes."""
@@ -79,9 +81,9 @@ class TokenAxis:
 
 
 def token_axis(dims: Sequence[Dim], batch: Dim) -> TokenAxis | None:
-    """The token axis of three axes, if one of the others is the batch and none follows the image as well.
+    """The token axis of a tensor of three axes, if one of the others is the batch and none depends on H or W as well.
 
-    Of four axes one may list frames beside it.
+    A tensor may have a fourth axis, of frames.
     """
     found = [axis for axis, dim in enumerate(dims) if dim.axes & {"H", "W"}]
     frames = [axis for axis, dim in enumerate(dims) if dim.axes == {"T"}]
@@ -96,30 +98,30 @@ def token_axis(dims: Sequence[Dim], batch: Dim) -> TokenAxis | None:
 
 @dataclass(frozen=True)
 class ImagePass:
-    """What came out of a run for real on images."""
+    """The outputs of a real run on images."""
 
     sizes: Mapping[str, int]
-    """Of all axes."""
+    """The sizes of all input axes."""
     tree: Tree
     shapes: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run for real on images told; nothing where there was none."""
+    """What a real run on images or clouds showed; empty where there was none."""
 
     orders: Mapping[Key, Order] = field(default_factory=dict)
     """Of token axes."""
     maps: Mapping[Key, tuple[Dim, ...]] = field(default_factory=dict)
-    """Dims of maps whose sizes alone do not tell rows from columns or channels."""
+    """Dims of maps whose sizes do not tell rows from columns or channels."""
     points: Mapping[Key, int] = field(default_factory=dict)
-    """Which axes list points, of tensors of clouds."""
+    """The axis of points, of tensors of clouds."""
     rows: Mapping[int, int] = field(default_factory=dict)
-    """Which axes list rows, before columns, of maps of fixed sizes."""
+    """The axis of rows, of maps of fixed sizes."""
     ran: ImagePass | None = None
 
     def told(self, key: Key) -> dict[str, object]:
-        """What the spec of a tensor says of it."""
+        """The fields of a tensor's spec that were measured."""
         order = dict(zip(("cells", "trailing"), self.orders[key], strict=True)) if key in self.orders else {}
         rows = self.rows.get(key) if isinstance(key, int) else None
         return {"point_axis": self.points.get(key), "map_axis": rows, **order}
@@ -127,7 +129,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What tensors told in one run."""
+    """What tensors showed in one run."""
 
     orders: dict[Key, Order | None]
     maps: dict[Key, tuple[Dim, ...]]
@@ -136,32 +138,29 @@ class _Seen:
 
 @dataclass(frozen=True)
 class Ordering:
-    """A module, one call of it, and the sizes that it takes.
-
-    Args:
-        usual: Sizes at which images are in use, to run at if it matters; the smallest that tell the order otherwise.
-    """
+    """A module, its example call, and the sizes that it takes, to measure orders of cells."""
 
     module: nn.Module
     arguments: Arguments
     axes: InputAxes
     legal: Mapping[str, AxisSizes]
     declared: Mapping[str, TokenGrid]
-    """What the caller states of token axes: rows, columns, other tokens."""
+    """Grids that the caller states, by output path or module path."""
     usual: Mapping[str, int] | None = None
+    """The size to run at first; None for the smallest that shows the order."""
 
     def measure(self, dims: Mapping[Key, Sequence[Dim]], batch: Dim) -> Measured:
-        """The order of each token axis; nothing where weights have no values or the module does not run.
+        """The order of each token axis; empty where weights have no values or the module does not run.
 
-        Where all tokens of a tensor move alike, its order is the commonest before it among tensors of as many cells, or
-        of as many other tokens: what runs through a transformer is one stream.
+        Where all tokens of a tensor change by the same amount, it gets the commonest order of earlier tensors with as
+        many cells, or as many other tokens: the blocks of a transformer work on one residual stream.
 
         Args:
-            dims: The dims of all tensors, in the order in which they are made.
-            batch: The number of samples.
+            dims: The dims of all tensors, in the order in which they are computed.
+            batch: The dim of samples.
 
         Returns:
-            What was found, and the run that told it.
+            What was found, and the run that showed it.
         """
         tokens = {key: token for key, leaf in dims.items() if (token := token_axis(leaf, batch)) is not None}
         maps = self._ambiguous(dims, batch)
@@ -171,9 +170,9 @@ class Ordering:
         return Measured(self._orders(tokens, seen.orders), seen.maps, ran=seen.ran)
 
     def _ambiguous(self, dims: Mapping[Key, Sequence[Dim]], batch: Dim) -> dict[Key, MapAxes]:
-        """Maps of images of one size, whose axes of rows and columns were told by their sizes alone, which fit others.
+        """Maps of modules of one image size, where other axes have the sizes of rows and columns as well.
 
-        Only of outputs and blocks, which others may be served from.
+        Only outputs and blocks, since no other maps are taken as sources.
         """
         if any(name not in self.legal or self.legal[name].step for name in "HW"):
             return {}
@@ -183,7 +182,7 @@ class Ordering:
         return {key: axes for key, axes in found.items() if axes is not None}
 
     def _orders(self, tokens: Mapping[Key, TokenAxis], found: Mapping[Key, Order | None]) -> dict[Key, Order]:
-        """The order of each token axis, if any told one."""
+        """The order of each token axis, if the run showed any."""
         if not found:
             return {}
         orders: dict[Key, Order] = {}
@@ -196,7 +195,7 @@ class Ordering:
         return orders | {key: told for key in tokens if (told := self._declared(key, tokens)) is not None}
 
     def _usual(self, token: TokenAxis, tokens: Mapping[Key, TokenAxis], seen: Mapping[Key, Order]) -> Order:
-        """The commonest order before, of tensors of as many cells if there are any."""
+        """The commonest order of earlier tensors with as many other tokens, and as many cells if there are such."""
         alike = {key: order for key, order in seen.items() if tokens[key].extra == token.extra}
         same = [order for key, order in alike.items() if self._stream(tokens[key]) == self._stream(token)]
         counted = Counter(same or alike.values()).most_common(1)
@@ -206,7 +205,7 @@ class Ordering:
         return token.sides, token.extra
 
     def _declared(self, key: Key, tokens: Mapping[Key, TokenAxis]) -> Order | None:
-        """The caller's word for a tensor, or for another one of the same cells."""
+        """The order from the grid that the caller stated for a tensor, or for another one of the same cells."""
         for other, token in tokens.items():
             alike = self._stream(token) == self._stream(tokens[key])
             if alike and isinstance(other, tuple) and other[0] in self.declared and len(token.sides) == 2:
@@ -214,7 +213,7 @@ class Ordering:
         return None
 
     def _seen(self, tokens: Mapping[Key, TokenAxis], maps: Mapping[Key, MapAxes]) -> _Seen:
-        """What each tensor tells in one run; empty where the module does not run."""
+        """What each tensor shows in one run; empty where the module does not run."""
         small, example = self._sizes(list(tokens.values())), dict(self.axes.example)
         options = [{**example, **self.usual}] if self.usual else []
         seen = _Seen({}, {})
@@ -226,7 +225,7 @@ class Ordering:
 
     def _seen_at(self, sizes: Mapping[str, int], tokens: Mapping[Key, TokenAxis], maps: Mapping[Key, MapAxes]) -> _Seen:
         seen, images, centres = _Seen({}, {}), images_for(self.axes), _centres(self.axes)
-        answers: dict[Key, torch.Tensor] = {}  # read after the run: whoever follows its operations is not to wait
+        answers: dict[Key, torch.Tensor] = {}  # evaluated after the run, since function modes slow down what runs in it
 
         def note(key: Key, tensor: torch.Tensor) -> None:
             if key in maps:
@@ -267,7 +266,7 @@ class Ordering:
             dims = {dict(token.sides)[name] for token in tokens}
             stride = max(1 / (dim.slope(name) or 1) for dim in dims)
             cells = max(fewest, -(-legal.smallest // stride))
-            size = legal.near(int(cells * stride))  # whole cells, so that each patch is in one of them
+            size = legal.near(int(cells * stride))  # whole cells, so that each patch lies in one of them
             while size < LARGEST_SIZE and any(dim.evaluate({**sizes, name: size}) < fewest for dim in dims):
                 size = legal.near(size + 1)
             sizes[name] = size
@@ -279,12 +278,12 @@ def _centres(axes: InputAxes) -> Sequence[Centre]:
 
 
 def images_for(axes: InputAxes) -> int:
-    """In the batch of the run that tells the order: one, and one for each patch that is changed."""
+    """The batch size of the run that measures the order: one image, and one for each changed patch or corner."""
     return 1 + len(_centres(axes)) + len(CORNERS)
 
 
 def disordered(module: nn.Module, orders: Mapping[Key, Order]) -> tuple[str, ...]:
-    """The blocks whose cells stand in an order that is not known, where that is so of most of them."""
+    """The paths of blocks with an unknown order of cells, where most blocks have one; else empty."""
     named = dict(module.named_modules())
     blocks = {
         key: order[0]
@@ -296,19 +295,19 @@ def disordered(module: nn.Module, orders: Mapping[Key, Order]) -> tuple[str, ...
 
 
 def is_block(module: nn.Module) -> bool:
-    """Whether a module holds two or more layers that learn."""
+    """Whether a module holds two or more linear layers or convolutions."""
     return sum(isinstance(inner, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) for inner in module.modules()) >= 2
 
 
 def _cells_of_a_patch(tokens: Iterable[TokenAxis], sizes: Mapping[str, int]) -> int:
-    """How many patches fill the image: as many as the coarsest grid has cells, or the finest one beside others."""
+    """How many patches fill the image: the cells of the coarsest grid, or of the finest one with other tokens."""
     cells = [(token.grid(sizes).cells, bool(token.extra)) for token in tokens]
     beside = [count for count, extra in cells if extra]
     return max(beside) if beside else min(count for count, _ in cells)
 
 
 def listen(model: nn.Module, keys: Sequence[InnerKey], note: Any) -> None:
-    """Have the wanted tensors that inner modules return or read noted as they come."""
+    """Call `note(key, tensor)` for the wanted tensors that inner modules return or read, by hooks on a copy."""
     wanted, calls, begun = set(keys), dict[str, int](), dict[str, int]()
     named = dict(model.named_modules())
 
@@ -341,18 +340,18 @@ def run_on_images(
     *,
     corners: int = 0,
 ) -> Any:
-    """What a copy of a module returns for an image of noise and others with one patch changed.
+    """The outputs of a copy of a module for a batch of an image of noise and copies of it with one patch changed.
 
     None where it raises, or where images of that size take too much memory.
 
     Args:
         model: The copy, in eval mode.
-        arguments: The call in which the images take the place of the first ones.
+        arguments: The example call, in which these images replace the first ones.
         axes: Its input axes.
-        sizes: Height and width of the images, and how many frames clips have.
+        sizes: Height and width of the images, and the number of frames of clips.
         cells: How many patches fill an image.
-        centres: Where patches are changed, in shares of height and width.
-        corners: In how many more a corner is.
+        centres: Where patches are changed, as fractions of height, width and time.
+        corners: In how many further images a corner is changed.
     """
     tree, tensors = flatten(arguments.values)
     position = next(i for i, names in enumerate(axes.names) if {"H", "W"} <= set(names))

@@ -1,4 +1,4 @@
-"""Other masks: what an old module's mask may be given to a new one as, which adds it to scores or takes lengths."""
+"""Other masks: an old module's mask in the forms that a new one may take it: booleans, added to scores, lengths."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _TABLES = (
     ("truth", torch.int64, 2),
 )
 _LENGTHS = (("lengths", torch.int64, 1), ("lengths", torch.float32, 1))
-"""What masks hold, their dtype, and how many axes they have: `[B]`, `[B, N]`, `[B, N, N]` or `[B, 1, 1, N]`."""
+"""Form, dtype and number of axes of a mask: `[B]`, `[B, N]`, `[B, N, N]` or `[B, 1, 1, N]`."""
 
 
 def hides_nothing(found: Signature, target: Signature, given: object) -> list[str]:
-    """The arguments that the new module takes for no masks, where the old one hides by what stands there.
+    """The new module's arguments that got a mask of the old one and hide nothing.
 
     Args:
         found: Signature of the new module.
         target: Signature of the old one.
-        given: The inputs that the new module was captured on.
+        given: The inputs on which the new module was captured.
     """
     own, names = {mask.argument for mask in found.masks}, list(found.arguments)
     if found.unconfirmed or len(names) != len(_entries(given)):  # it did not run, or was not given all of it
@@ -39,7 +39,7 @@ def hides_nothing(found: Signature, target: Signature, given: object) -> list[st
 
 
 def masks_otherwise(target: Signature, given: object) -> Iterator[object]:
-    """The inputs with the old module's masks in other forms; lengths take the place of lengths alone.
+    """The inputs with the old module's masks in other forms; lengths only where all its masks are lengths.
 
     Args:
         target: Signature of the old module.
@@ -58,14 +58,14 @@ def masks_otherwise(target: Signature, given: object) -> Iterator[object]:
 
 
 def _entries(given: object) -> Mapping[str | int, torch.Tensor]:
-    """What is given, by name or by place."""
+    """The inputs by name or by position."""
     if isinstance(given, Mapping):
         return given
     return dict(enumerate(given if isinstance(given, tuple) else (given,)))
 
 
 def _places(target: Signature, given: object) -> dict[str | int, Mask]:
-    """Where masks of the old module stand among what is given."""
+    """The old module's masks by their name or position among the inputs."""
     entries, names = _entries(given), list(target.arguments)
     found: dict[str | int, Mask] = {}
     for mask in target.masks:

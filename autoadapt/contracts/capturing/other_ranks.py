@@ -1,4 +1,4 @@
-"""Other ranks: an image as a clip, a clip as its frames, and clips with their frames before or behind the channels."""
+"""Other ranks: an image as a clip, a clip as an image, and clips with frames and channels exchanged."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 __all__ = ["other_ranks"]
 
 FRAMES = (1, 16, 8, 32)
-"""How many frames clips of networks have, the least demanding first."""
+"""Usual numbers of frames, the cheapest first."""
 
 
 def other_ranks(x: torch.Tensor) -> Iterator[torch.Tensor]:
-    """What an image or clip may be given as: of another number of axes, or with its frames elsewhere.
+    """An image or clip with another number of axes, or a clip with its frames on another axis.
 
     Example:
         >>> [tuple(one.shape) for one in other_ranks(torch.zeros(2, 3, 8, 64, 64))]
