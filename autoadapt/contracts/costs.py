@@ -1,4 +1,4 @@
-"""Costs: what one forward pass of a module takes: multiply-adds, memory, time."""
+"""Costs: multiply-adds, memory and time of one forward pass of a module."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ LONGEST = 3.0
 
 
 class Cost(MadeByHand):
-    """What one forward pass takes, without gradients."""
+    """The cost of one forward pass without gradients."""
 
     multiply_adds: int
     """Of convolutions, linear layers, matrix products and attention."""
     weight_bytes: int
     """Of parameters and buffers."""
     peak_bytes: int
-    """Peak memory beside weights and inputs: tensors, not what an operation needs inside."""
+    """Peak memory of tensors besides weights and inputs; workspace of operations does not count."""
     seconds: float
     """Median of a few runs."""
 
 
 def cost_of(module: nn.Module, inputs: object, *, repeats: int = 5) -> Cost:
-    """Run a copy of a module in eval mode and say what it takes.
+    """Run a copy of a module in eval mode and measure its cost.
 
     Args:
-        module: The module; never run itself.
+        module: The module; only copies of it run.
         inputs: An example call, as for `capture`; values are invented for tensors on the meta device.
         repeats: How often it is timed; less often where a pass takes seconds.
 
@@ -83,7 +83,7 @@ def cost_of(module: nn.Module, inputs: object, *, repeats: int = 5) -> Cost:
 
 
 def cost_without_values(module: nn.Module, inputs: object) -> Cost:
-    """What one forward pass takes as far as no pass of values is needed to tell: the time is zero.
+    """The cost of one forward pass as far as it is known without a real run: the time is zero.
 
     Args:
         module: The module, which may stand on the meta device.
@@ -104,10 +104,10 @@ def cost_without_values(module: nn.Module, inputs: object) -> Cost:
 
 
 def peak_without_values(module: nn.Module, inputs: object) -> int:
-    """The most bytes that a pass would keep alive at once beside weights and inputs, told by a pass without values.
+    """The peak memory of a pass besides weights and inputs, from a run on the meta device.
 
     Args:
-        module: The module; never run itself.
+        module: The module; only a copy of it runs.
         inputs: An example call, as for `capture`.
 
     Returns:
@@ -126,13 +126,13 @@ def peak_without_values(module: nn.Module, inputs: object) -> int:
     try:
         with torch.no_grad(), on_the_meta_device(module, OutsideCaches(copied)), live:
             apart(arguments.call, copied)
-    except Exception:  # code that looks at values
+    except Exception:  # the model reads values, which tensors on the meta device do not have
         return 0
     return live.peak
 
 
 def with_values(arguments: Arguments, seed: int = 0) -> Arguments:
-    """The same call with values where there are none: noise for floating tensors on the meta device, else zeros."""
+    """The call with values for tensors on the meta device: noise for floating ones, zeros for others."""
     generator = torch.Generator().manual_seed(seed)
     tree, tensors = flatten(arguments.values)
     return Arguments(rebuild(tree, [_filled(tensor, generator) for tensor in tensors]), arguments.positional)
@@ -150,21 +150,21 @@ def multiply_adds_of(module: nn.Module, arguments: Arguments) -> int:
     """Multiply-adds of one pass, on the meta device where the module runs there.
 
     Args:
-        module: The module, in the mode in which it runs; a copy runs for real where it looks at values.
-        arguments: An example call.
+        module: The module, in the mode to run it in; a copy runs, for real where it reads values.
+        arguments: The example call.
     """
     return multiply_adds_by_part(module, arguments, ())[""]
 
 
 def multiply_adds_by_part(module: nn.Module, arguments: Arguments, paths: Collection[str]) -> dict[str, int]:
-    """Multiply-adds of one pass, and those that fall into some of its submodules, by path; the whole is the empty one.
+    """Multiply-adds of one pass, by path of submodule; the empty path is the whole.
 
     Args:
-        module: The module, in the mode in which it runs; a copy runs, without values where it can.
-        arguments: An example call.
-        paths: Submodules; one may stand inside another.
+        module: The module, in the mode to run it in; a copy runs, for real where it reads values.
+        arguments: The example call.
+        paths: Paths of submodules; one may be inside of another.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # brings triton along: half a second that few need
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, which takes 0.5 s
 
     tree, tensors = flatten(arguments.values)
     given = [tensor.detach() for tensor in tensors]  # the counter's hooks fail at leaves, and at views of parameters
@@ -173,7 +173,7 @@ def multiply_adds_by_part(module: nn.Module, arguments: Arguments, paths: Collec
         call = Arguments(rebuild(tree, [tensor.to("meta") for tensor in given]), arguments.positional).call
         with on_the_meta_device(module, OutsideCaches(copied)), FlopCounterMode(display=False) as flops:
             found = _counted(copied, paths, flops, lambda: apart(call, copied))
-    except Exception:  # code that looks at values: for real
+    except Exception:  # the model reads values: run for real
         copied = copy_module(module, aliased).requires_grad_(False)
         call = Arguments(rebuild(tree, given), arguments.positional).call
         with _plain_attention(), FlopCounterMode(display=False) as flops:
@@ -183,7 +183,7 @@ def multiply_adds_by_part(module: nn.Module, arguments: Arguments, paths: Collec
 
 @contextlib.contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Attention as matrix products, and none of PyTorch's fused encoder layers, in which nothing is counted."""
+    """Compute attention as matrix products, and encoder layers without PyTorch's fast path, which is not counted."""
     was_fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -194,7 +194,7 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _counted(module: nn.Module, paths: Collection[str], flops: Any, run: Callable[[], object]) -> dict[str, int]:
-    """What a counter of operations counts in a run: halved, in all and by submodule."""
+    """Half the flops of a run, in all and by submodule."""
     found = dict.fromkeys(paths, 0)
 
     def count(path: str, sign: int) -> Callable[..., None]:
@@ -227,7 +227,7 @@ def _timed(module: nn.Module, arguments: Arguments, repeats: int) -> float:
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
-    """Counts the bytes of storages that operations make, while they are alive."""
+    """Counts the bytes of all storages that operations allocate and that are still alive."""
 
     def __init__(self, present: Sequence[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above

@@ -73,8 +73,8 @@ _Rule: TypeAlias = Callable[[Cells, int, Mapping[str, Any], int], Cells]
 class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the cells along input axes through all operations that run while it is active.
 
-    Cells are not tied to axes of a tensor. Reshaping keeps them; an operation that moves cells finds their axes again by
-    their number. The result of any other operation has the cells of the tensor that it reads.
+    Cells are not tied to axes of a tensor. Reshaping keeps them; an operation that moves cells finds their axes again
+    by their number. The result of any other operation has the cells of the tensor that it reads.
     """
 
     def __init__(self, inputs: Iterable[tuple[torch.Tensor, Sequence[str]]]) -> None:

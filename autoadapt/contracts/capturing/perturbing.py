@@ -1,8 +1,10 @@
-"""Perturbing: where the cells of an image or clip stand among tokens, told by which tokens move when a patch changes.
+"""Perturbing: where the cells of an image or clip are among tokens, from the tokens that change when a patch does.
 
-At a fixed size 52 tokens may be 6 x 8 cells behind 4 others, in rows or in columns, or something else. Each of these
-readings says which tokens lie around a patch; the right one is that whose tokens answer most. An image is a clip of one
+At a fixed size 52 tokens may be 6 x 8 cells behind 4 others, in rows or in columns, or something else. Each such
+reading says which tokens lie around a patch; in the right one these tokens change most. An image is a clip of one
 frame.
+
+The response of a token to a patch is how far it changes, relative to the mean over all tokens.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 Centre: TypeAlias = tuple[float, float, float]
-"""A place, in shares of height, width and time."""
+"""A place, as fractions of height, width and time."""
 
 CENTRES: tuple[Centre, ...] = (
     (0.0, 0.0, 0.0),
@@ -45,16 +47,16 @@ CENTRES: tuple[Centre, ...] = (
 """Where patches are changed; no symmetry maps them to each other."""
 
 CLEAR = 1.5
-"""How much stronger the tokens of the right reading must answer than of any that explains as many of them."""
+"""The factor by which the best reading's score must exceed that of any other with as many cells."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """Tokens as the cells of a grid."""
+    """A hypothesis: which tokens are the cells of which grid, in which order."""
 
     grid: Grid
     before: int
-    """Tokens that stand before the cells."""
+    """Tokens before the cells."""
     cells: Cells = "rows"
 
     def answers(self, response_N: torch.Tensor) -> torch.Tensor:
@@ -70,23 +72,22 @@ class _Reading:
 
 
 def _orders(grid: Grid) -> tuple[Cells, ...]:
-    """In which orders cells may stand."""
+    """The possible orders of the cells of a grid."""
     return ("rows", "columns") if grid.frames == 1 else ("rows", "columns", "HTW", "HWT", "TWH", "WTH")
 
 
 def patches(
     image_CHW: torch.Tensor, tokens: int, centres: Sequence[Centre] = CENTRES, *, corners: int = 0
 ) -> torch.Tensor:
-    """An image and copies of it with one patch changed, `[1 + P, C, H, W]`; patches are about as big as a token's.
+    """An image and copies of it with one patch changed, `[1 + P, C, H, W]`; a patch is about as large as a cell.
 
-    Of a clip or volume it is not known how long the cells of a token are along each side, so that its patches are a few
-    pixels, changed the more.
+    In a clip or volume the sides of a cell are not known, so patches are a few pixels wide there and changed more.
 
     Args:
         image_CHW: The image; or a clip, `[C, T, H, W]`.
         tokens: How many patches fill it.
-        centres: Where patches are changed, in shares of height and width.
-        corners: In how many more copies a corner of twice that size is changed: the first, then the last.
+        centres: Where patches are changed, as fractions of height, width and time.
+        corners: In how many further copies a corner of twice that size is changed: the first, then the last.
     """
     if image_CHW.dim() == 4:
         return _blocks(image_CHW, tokens, centres, corners)
@@ -103,7 +104,7 @@ def patches(
 
 
 def _blocks(clip_CTHW: torch.Tensor, tokens: int, centres: Sequence[Centre], corners: int) -> torch.Tensor:
-    """A clip and copies of it with one block of pixels changed, and then corners."""
+    """As `patches`, for a clip `[C, T, H, W]`."""
     sizes = clip_CTHW.shape[1:]
     of_token = math.prod(sizes) / tokens
     side = max(round(of_token ** (1 / 3) / 4), 1)
@@ -119,19 +120,19 @@ def _blocks(clip_CTHW: torch.Tensor, tokens: int, centres: Sequence[Centre], cor
 
 
 def responses(tokens_BNC: torch.Tensor) -> torch.Tensor:
-    """How strongly each token answers to each patch, `[P, N]`, for tokens of the images that `patches` makes."""
+    """The response of each token to each patch, `[P, N]`, from the tokens of the images that `patches` makes."""
     changes_PN: torch.Tensor = (tokens_BNC[1:] - tokens_BNC[:1]).float().norm(dim=2)
     return changes_PN / changes_PN.mean(1, keepdim=True).clamp_min(1e-12)
 
 
 def locate_tokens(tokens_BNC: torch.Tensor, height: int, width: int, frames: int = 1) -> tuple[Grid, int] | None:
-    """The grid that tokens are, and how many others there are; None where no reading is clearly the best.
+    """The grid of some tokens, and the number of tokens that are no cells; None where no reading is clearly the best.
 
     Args:
         tokens_BNC: Tokens of the images that `patches` makes.
         height: Height of the images in pixels.
         width: Width of the images in pixels.
-        frames: How many frames a clip has.
+        frames: Frames of a clip; 1 for images.
     """
     count = tokens_BNC.shape[1]
     answers = responses(tokens_BNC)
@@ -140,29 +141,28 @@ def locate_tokens(tokens_BNC: torch.Tensor, height: int, width: int, frames: int
 
 
 ORDER_CENTRES: tuple[Centre, ...] = ((0.15, 0.7, 0.35), (0.75, 0.3, 0.9))
-"""Where patches are changed to tell the order of a grid that is known: no two orders of rows and columns have both of
-them in one place."""
+"""Where patches are changed to measure the order of a known grid: no two orders put both of them at the same tokens."""
 CLIP_CENTRES: tuple[Centre, ...] = (*ORDER_CENTRES, (0.3, 0.15, 0.9), (0.9, 0.75, 0.35))
-"""The same for the six orders of three axes, also where a grid is of two cells along each."""
+"""The same for the six orders of three axes, even where a grid has only two cells along each."""
 
 
 CORNERS = (0, 1)
-"""The first and the last corner of an image: what stands before or behind the cells answers neither as they do."""
+"""The first and the last corner of an image; the tokens before and behind the cells respond to neither as cells do."""
 
 
 def order_of_tokens(
     responses_PN: torch.Tensor, grid: Grid, centres: Sequence[Centre] = ORDER_CENTRES
 ) -> tuple[Cells, int] | None:
-    """In which order cells stand among tokens, and how many others stand behind them.
+    """The order of the cells among tokens, and the number of other tokens behind them.
 
     Args:
-        responses_PN: How strongly the tokens answer to patches at the centres, and then to `CORNERS`, if told.
-        grid: The cells; the other tokens stand before them, behind them, or on both sides.
+        responses_PN: Responses of the tokens to patches at the centres, then to `CORNERS`, where these were changed.
+        grid: The cells; the other tokens are before them, behind them, or on both sides.
         centres: Where patches were changed.
 
     Returns:
-        The order, `unknown` where each patch moves one place most and these are not those of any order that is read;
-        None where all tokens move alike, which tells nothing.
+        The order; `unknown` where each patch clearly has a token of its own and no order explains which; None where
+        all tokens change alike.
     """
     responses_PN, corners_PN = responses_PN[: len(centres)], responses_PN[len(centres) :]
     extra = responses_PN.shape[1] - grid.cells
@@ -180,12 +180,12 @@ def order_of_tokens(
 
 
 def axes_of_cells(map_BXYZ: torch.Tensor, taken: tuple[int, int], grid: Grid) -> tuple[int, int]:
-    """Which axes of a map count rows and columns, where sizes alone allow several.
+    """The axes of rows and columns of a map, where several axes have these sizes.
 
     Args:
-        map_BXYZ: Maps of the images that `patches` makes with `ORDER_CENTRES` first.
-        taken: The axes that are taken for rows and columns; these unless others answer clearly more.
-        grid: How many rows and columns there are.
+        map_BXYZ: The maps of the images that `patches` makes with `ORDER_CENTRES` first.
+        taken: The axes taken for rows and columns so far, which are kept unless others fit clearly better.
+        grid: The numbers of rows and columns.
     """
     fitting = [pair for pair in itertools.permutations((1, 2, 3), 2) if _sizes_at(map_BXYZ, pair) == grid]
     scores = {pair: _score(_Reading(grid, 0), _cell_responses(map_BXYZ, pair), ORDER_CENTRES) for pair in fitting}
@@ -196,13 +196,13 @@ def axes_of_cells(map_BXYZ: torch.Tensor, taken: tuple[int, int], grid: Grid) ->
 
 
 def axis_of_rows(map_BXYZ: torch.Tensor) -> int | None:
-    """Which axis of a map lists rows, before columns: behind the channels, or in front of them.
+    """The axis of rows of a map: 2 with channels first, 1 with channels last.
 
     Args:
-        map_BXYZ: Maps of the images that `patches` makes.
+        map_BXYZ: The maps of the images that `patches` makes.
 
     Returns:
-        The axis; None where no cells answer clearly most at the places of the patches.
+        The axis; None where the cells at the patches do not clearly respond most.
     """
     scores = dict[int, float]()
     for axis in (1, 2):
@@ -218,14 +218,15 @@ def _sizes_at(tensor: torch.Tensor, pair: tuple[int, int]) -> Grid:
 
 
 def _cell_responses(map_BXYZ: torch.Tensor, pair: tuple[int, int]) -> torch.Tensor:
-    """How strongly each cell answers to each patch, if cells lie along these axes."""
+    """The response of each cell to each patch, if rows and columns are on these axes."""
     return responses(map_BXYZ.movedim(pair, (1, 2)).flatten(1, 2))[: len(ORDER_CENTRES)]
 
 
 def _by_corners(scores: Mapping[_Reading, float], corners_PN: torch.Tensor, extra: int) -> _Reading | None:
-    """The reading that the cells in the corners tell, which see what stands before the cells and what behind.
+    """The reading by the responses to the corners, which distinguish tokens before the cells from those behind.
 
-    Where cells are smooth, as interpolated ones are, a shift by one makes no clear difference elsewhere.
+    Where neighbouring cells are alike, as after interpolation, a shift by one token makes no clear difference
+    elsewhere.
     """
     best = max(scores, key=lambda reading: scores[reading])
     others = [score for one, score in scores.items() if one.cells != best.cells]
@@ -236,22 +237,22 @@ def _by_corners(scores: Mapping[_Reading, float], corners_PN: torch.Tensor, extr
 
 
 def _peak(responses_PN: torch.Tensor) -> float:
-    """How strongly the tokens answer that answer most."""
+    """The strongest response to each patch, as a geometric mean over the patches."""
     return float(responses_PN.amax(1).log().mean().exp())
 
 
 NEAR_PEAK = 4.0
-"""How much stronger than the cells of a reading any token may answer: next to one that moves all seem to move."""
+"""The factor by which the strongest response of any token may exceed the score of a reading."""
 
 AT_PEAK = 2.0
-"""How much stronger than the cells at the patches any may answer where axes are said to be exchanged."""
+"""The same, where the axes of a map are found to be others than those taken so far."""
 
 STRONG = 3.0
-"""How much stronger than the average token one must answer to be the place of a patch."""
+"""The least response of the token of a patch: 1 is the mean of all tokens."""
 
 
 def _best(scores: Mapping[_Reading, float]) -> _Reading | None:
-    """The reading whose tokens answer clearly most; one that explains fewer of them does not contest that."""
+    """The reading of the highest score, if it is clearly above 1 and above those of readings with as many cells."""
     if not scores:
         return None
     best = max(scores, key=lambda reading: scores[reading])
@@ -260,7 +261,7 @@ def _best(scores: Mapping[_Reading, float]) -> _Reading | None:
 
 
 def _readings(count: int, height: int, width: int, frames: int) -> Iterator[_Reading]:
-    """Grids of one stride with up to 16 other tokens before or behind them, in every order."""
+    """Readings of tokens as a grid of one stride, in every order, with up to 16 other tokens before or behind it."""
     grids = _grids(height, width, frames, count)
     for grid in sorted(grids, key=lambda grid: -grid.cells):
         extra = count - grid.cells
@@ -271,7 +272,7 @@ def _readings(count: int, height: int, width: int, frames: int) -> Iterator[_Rea
 
 
 def _grids(height: int, width: int, frames: int, most: int) -> set[Grid]:
-    """Grids of one stride along height and width, or in clips along any two sides, up to so many cells."""
+    """Grids of at most `most` cells with one stride along height and width, or in clips along any two sides."""
 
     def counts(size: int, stride: int) -> set[int]:
         return {size // stride, -(-size // stride)}
@@ -289,9 +290,9 @@ def _grids(height: int, width: int, frames: int, most: int) -> set[Grid]:
 
 
 def _score(reading: _Reading, responses_PN: torch.Tensor, centres: Sequence[Centre]) -> float:
-    """How much stronger than the average token those at a changed patch answer, and, half as much, around it.
+    """The response of the cells at the patches, and with half the weight around them; the geometric mean over patches.
 
-    The geometric mean over patches: a wrong reading misses some of them.
+    1 is the mean of all tokens. A wrong reading misses some of the patches.
     """
     found = []
     for response_N, centre in zip(responses_PN, centres, strict=True):

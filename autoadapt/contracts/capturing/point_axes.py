@@ -1,9 +1,9 @@
-"""Point axes: which axis of a tensor of fixed sizes lists points, measured in one small run for real.
+"""Point axes: which axis of a tensor of fixed sizes lists points, measured in one small real run.
 
-Of `[B, 256, 256]` features of 256 points, sizes do not tell whether points stand in rows or in columns, nor of
-`[B, 128, 256]` how many points there are. Some points of a cloud are moved a little: what lists points answers in other
-places for each part of the cloud, and what lists channels in the same ones. So it is with the tokens of a module that
-takes frames of one length only; parts are then parts of its frames, or of its bands.
+The sizes of `[B, 256, 256]` do not tell which axis lists points, nor those of `[B, 128, 256]` how many there are. Parts
+of a cloud are moved a little, one after the other: along an axis of points each part changes other entries, along an
+axis of channels the same ones. The same works for tokens of a module that takes sequences of one length only, with
+parts of its frames or of its frequency bands.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ Key: TypeAlias = InnerKey | int
 
 PARTS = 3
 CLOUDS = 1 + PARTS
-"""In the batch of the run: one, and one for each part that is moved."""
+"""The batch size of the run: one cloud, and one for each part that is moved."""
 MOVED = 1e-3
-"""How far points are moved, in spreads of a column: so little that the same ones are sampled as before."""
+"""How far points are moved, in standard deviations of a column: so little that the module samples the same ones."""
 CHANGED = 1.0
-"""How far frames are, of which none is sampled: so much that half precision shows it."""
+"""How far frames are changed, which are not sampled: so much that half precision shows it."""
 POINT = {3, 4, 6}
 """Columns of a point: xyz, with intensity, with normals."""
 CLEAR = 0.8
-"""How alike the answers along the axis of points may be at most, in shares of how alike those along the other are."""
+"""How similar the changes by different parts may be along the axis of points, relative to the other axis."""
 
 SAME = 0.75
-"""How alike frames answer to all channels at least."""
+"""How similar, as a cosine, the changes by different channels must be along an axis of frames."""
 WEAK = 0.3
-"""How much less than the median a frame may answer."""
+"""The least change of a frame, relative to the median of all."""
 APART = 0.6
-"""How alike the answers along the axis of points may be at most, as the cosine of two of them."""
+"""How similar, as a cosine, the changes by different parts may be along the axis of points."""
 
 
 def untold(dims: Mapping[Any, Sequence[Dim]], batch: Dim) -> list[Key]:
-    """Tensors of two fixed sizes besides the samples, where coordinates do not tell which of them counts points.
+    """Tensors with two fixed axes behind the batch, where the sizes of coordinates do not show which lists points.
 
     Example:
         >>> read = lambda *shape: [Dim.axis("B"), *map(Dim, shape)]
@@ -69,7 +69,7 @@ def untold(dims: Mapping[Any, Sequence[Dim]], batch: Dim) -> list[Key]:
 
 
 def _fixed(dims: Sequence[Dim], batch: Dim) -> tuple[int, int] | None:
-    """The two sizes of a tensor that do not follow the input; None where one does, or counts a single thing."""
+    """The two sizes behind the batch, where both are constant and 2 or more; else None."""
     if len(dims) != 3 or dims[0] != batch:
         return None
     rows, columns = dims[1].constant, dims[2].constant
@@ -78,7 +78,7 @@ def _fixed(dims: Sequence[Dim], batch: Dim) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class PointAxes:
-    """A module, one call of it, and what its inputs list."""
+    """A module, its example call, and the axes of its inputs."""
 
     module: nn.Module
     arguments: Arguments
@@ -86,7 +86,7 @@ class PointAxes:
     work: Work
     """Of one pass at the example, as far as it is known."""
     is_fixed: bool = False
-    """Whether neither axis of the cloud may vary."""
+    """Whether no axis of the cloud but the batch may vary."""
 
     def measure(
         self,
@@ -94,15 +94,15 @@ class PointAxes:
         dtypes: Sequence[torch.dtype],
         inner: Mapping[InnerKey, Sequence[Dim]],
     ) -> dict[Key, int] | None:
-        """The axis of points of each tensor that does not tell it by its sizes, where the run tells.
+        """The axis of points of each tensor whose sizes do not show it, where a run does.
 
         Args:
             outputs: The dims of each output.
             dtypes: The dtype of each output.
-            inner: The dims of what inner modules return.
+            inner: The dims of inner outputs.
 
         Returns:
-            What was found; None where there was nothing to tell, or no cloud to tell it with, and so no run.
+            The axes by tensor; None where no run was made, since no output needs it or no input is a cloud.
         """
         rows = enumerate(zip(outputs, dtypes, strict=True))
         batch, floating = Dim.axis("B"), {i: dims for i, (dims, dtype) in rows if dtype.is_floating_point}
@@ -114,11 +114,11 @@ class PointAxes:
         return self.told([*wanted, *untold(blocks, batch)])
 
     def told(self, keys: Sequence[Key], letters: str = "NC") -> dict[Key, int]:
-        """The axis of points or frames of each of some tensors that tells it.
+        """The axis of points or frames of each of some tensors, where a run shows it.
 
         Args:
-            keys: Which tensors.
-            letters: What the axes of a sequence are called of which parts are changed; of a cloud it is `N`.
+            keys: The tensors.
+            letters: The axes of a sequence of which parts are changed, one after the other; of a cloud only `N` is.
         """
         found = dict[Key, int]()
         for letter in letters if self.lists_frames else "N":
@@ -127,11 +127,11 @@ class PointAxes:
         return found
 
     def frames(self, keys: Sequence[Key], *, alone: bool = False) -> dict[Key, int]:
-        """The axis that lists frames and nothing else of each of some tensors that tells it; nothing of a cloud.
+        """The axis that lists frames in order, and nothing else, of each of some tensors; empty for a cloud.
 
         Args:
-            keys: Which tensors.
-            alone: Only where all of them answer alike to all channels, as those of a grid of bands and frames do not.
+            keys: The tensors.
+            alone: Only axes whose entries respond alike to all channels, unlike those of a grid of bands and frames.
         """
         seen = self._answers(keys, "N") if self.lists_frames else {}
         axes = {key: axis for key, tensor in seen.items() if (axis := point_axis(tensor)) is not None}
@@ -140,14 +140,14 @@ class PointAxes:
         return {key: axis for key, axis in found.items() if not alone or _alike_along(others.get(key), axis) >= SAME}
 
     def _answers(self, keys: Sequence[Key], letter: str) -> dict[Key, torch.Tensor]:
-        """The tensors for clouds of which parts along an axis are changed; none where a run takes too long."""
+        """The tensors in a run on clouds with parts along an axis changed; none where a run takes too long."""
         position = self._cloud()
         seen = {} if position is None or self._is_dear() else self._seen(keys, position, letter)
         return {key: tensor for key, tensor in seen.items() if len(tensor) == CLOUDS and tensor.dim() == 3}
 
     @property
     def lists_frames(self) -> bool:
-        """Whether what is called a cloud is a sequence of one length."""
+        """Whether the input that `_cloud` finds is a sequence of one length and no cloud."""
         position = self._cloud()
         return self.is_fixed and position is not None and POINT.isdisjoint(self.axes.shapes({})[position][1:])
 
@@ -157,7 +157,7 @@ class PointAxes:
         return on_meta_device(self.module) or takes_long(device_of(self.module), work)
 
     def _cloud(self) -> int | None:
-        """Which input is a cloud of points: the first with three axes, one of which is called so."""
+        """The index of the input that is a cloud or a sequence: the first with the axes `B`, `C` and `N`."""
         _, tensors = flatten(self.arguments.values)
         for position, (tensor, names) in enumerate(zip(tensors, self.axes.names, strict=True)):
             if tensor.is_floating_point() and [name[0] for name in sorted(names)] == ["B", "C", "N"]:
@@ -165,7 +165,7 @@ class PointAxes:
         return None
 
     def _seen(self, keys: Sequence[Key], position: int, letter: str) -> dict[Key, torch.Tensor]:
-        """The tensors for each cloud; nothing where the module does not run on them."""
+        """The tensors for each cloud; empty where the module does not run on them."""
         seen: dict[Key, torch.Tensor] = {}
         tree, tensors = flatten(self.arguments.values)
         given, names = tensors[position], self.axes.names[position]
@@ -185,7 +185,7 @@ class PointAxes:
 
 
 def _example(cloud: torch.Tensor, columns: int) -> torch.Tensor:
-    """One cloud in rows, `[N, K]`: the caller's, or noise where all its points are one."""
+    """One cloud `[N, K]`: the caller's first, or noise where all its points are equal."""
     rows_NK = cloud[0].transpose(0, 1) if columns == 1 else cloud[0]
     if not rows_NK.is_meta and bool((rows_NK != rows_NK[:1]).any()) and bool(rows_NK.isfinite().all()):
         return rows_NK.detach().float().cpu()
@@ -193,11 +193,11 @@ def _example(cloud: torch.Tensor, columns: int) -> torch.Tensor:
 
 
 def clouds(points_NK: torch.Tensor, *, in_order: bool = False) -> torch.Tensor:
-    """A cloud and copies of it with one part moved a little, `[R, N, K]`; parts lie apart along the widest column.
+    """A cloud and copies of it with one part moved, `[R, N, K]`; the parts are slices along its widest column.
 
     Args:
-        points_NK: The cloud.
-        in_order: It lists frames: parts are the first of them, those behind and the last ones, changed the more.
+        points_NK: The cloud, or a sequence of frames.
+        in_order: For a sequence: the parts are consecutive frames, changed by `CHANGED` instead of `MOVED`.
     """
     spread_K = points_NK.std(0).nan_to_num()
     order_N = torch.arange(len(points_NK)) if in_order else points_NK[:, int(spread_K.argmax())].argsort()
@@ -210,7 +210,7 @@ def clouds(points_NK: torch.Tensor, *, in_order: bool = False) -> torch.Tensor:
 
 
 def point_axis(tensor_RXY: torch.Tensor) -> int | None:
-    """Which axis of a tensor lists points, of those of the clouds that `clouds` makes; None where it is not clear."""
+    """The axis that lists points, of a tensor for the clouds that `clouds` makes; None where it is not clear."""
     changes_RXY = (tensor_RXY[1:] - tensor_RXY[:1]).detach().double().abs()
     if not bool(changes_RXY.isfinite().all()) or not bool(changes_RXY.flatten(1).amax(1).gt(0).all()):
         return None
@@ -220,21 +220,21 @@ def point_axis(tensor_RXY: torch.Tensor) -> int | None:
 
 
 def _alike(answers_RX: torch.Tensor) -> float:
-    """How alike the answers to different parts are: the mean cosine between two of them."""
+    """The mean cosine between the changes by different parts."""
     unit_RX = nn.functional.normalize(answers_RX, dim=1)
     pairs = list(itertools.combinations(unit_RX, 2))
     return sum(float(left @ right) for left, right in pairs) / len(pairs)
 
 
 def _answers_in_order(tensor_RXY: torch.Tensor, axis: int) -> bool:
-    """Whether each entry along an axis moves much with some part, as no class token does, the first with the first."""
+    """Whether each entry along an axis responds to some part, as class tokens do not, in the order of the parts."""
     answers_RX = (tensor_RXY[1:] - tensor_RXY[:1]).detach().double().norm(dim=3 - axis)
     most_X, part_X = answers_RX.max(0)
     return bool((most_X >= WEAK * most_X.median()).all() and (part_X.diff() >= 0).all())
 
 
 def _alike_along(tensor_RXY: torch.Tensor | None, axis: int) -> float:
-    """How alike the answers to different parts are along an axis; not at all where there are none."""
+    """The mean cosine between the changes by different parts along an axis; 0 without a tensor."""
     if tensor_RXY is None:
         return 0.0
     return _alike((tensor_RXY[1:] - tensor_RXY[:1]).detach().double().norm(dim=3 - axis))

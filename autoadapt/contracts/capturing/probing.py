@@ -1,4 +1,4 @@
-"""Probing: running a copy of a module at chosen sizes and writing down what comes out."""
+"""Probing: running a copy of a module at chosen sizes, and noting what comes out."""
 
 from __future__ import annotations
 
@@ -38,43 +38,46 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 class ProbeError(Exception):
-    """The module raised; carries what it said."""
+    """The module raised; carries its message."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What one run gave back."""
+    """What was observed in one run. Tuples have an item for each output, unless another thing is named."""
 
     tree: Tree
     shapes: tuple[Shape, ...]
     dtypes: tuple[torch.dtype, ...]
     same_as: tuple[str, ...]
+    """Path of an input or an earlier output that is the same tensor object; empty where the tensor is new."""
     filled: dict[str, str]
+    """Dict arguments that the module returned: name -> path of the output."""
     written: tuple[bool, ...] = ()
-    """For each input whether the module wrote to it."""
+    """For each input, whether the module wrote to it."""
     inner: dict[InnerKey, InnerLeaf] = field(default_factory=dict)
     attending: frozenset[str] = frozenset()
-    """Paths of the modules that weigh tokens by each other."""
+    """Paths of attention modules."""
     added: frozenset[InnerKey] = frozenset()
-    """What inner modules returned and functions added to what it was made of, as a residual branch is."""
+    """Inner outputs that are residual branches: functions added them to a tensor they were computed from."""
     made_by: tuple[InnerKey | None, ...] = ()
-    """For each output the call of an inner module that returned it as it is."""
+    """The inner output that is this output, unchanged."""
     kinds: tuple[str, ...] = ()
-    """For each output how it is stored, where that is not densely: `sparse_coo`, `quantized`, `nested`."""
+    """How it is stored, where it is not dense: `sparse_coo`, `quantized`, `nested`."""
     tensors: tuple[torch.Tensor, ...] = ()
+    """The outputs of a real run."""
     inputs: tuple[torch.Tensor, ...] = ()
+    """For each input the tensor of a real run."""
     contiguous: tuple[bool, ...] = ()
-    """For each output whether it lies in memory in the order of its axes."""
     grids: tuple[Grid, ...] = ()
-    """Where the cells of each output lie, if that was followed."""
+    """Where its cells lie, if that was followed."""
     class_tokens: tuple[bool, ...] = ()
-    """For each output whether it is made of class tokens alone, if that was followed."""
+    """Whether it is computed from class tokens alone, if that was followed."""
     last_tokens: tuple[bool, ...] = ()
-    """For each output whether it is made of the last token alone, if that was followed."""
+    """Whether it is computed from the last token alone, if that was followed."""
     bounds: tuple[Bound | None, ...] = ()
-    """Within which bounds an activation leaves each output, if that was followed."""
+    """The bounds within which an activation leaves its values, if that was followed."""
     behind: tuple[Behind | None, ...] = ()
-    """What each output depends on, where that was traced."""
+    """What it depends on, if that was traced."""
 
     @property
     def paths(self) -> list[str]:
@@ -84,11 +87,11 @@ class Observation:
 
 @dataclass(frozen=True)
 class Work:
-    """What a run takes, of convolutions and linear layers."""
+    """What the convolutions and linear layers of one run cost."""
 
     multiply_adds: int = 0
     widest: int = 0
-    """Values of the largest tensor that one of them returns."""
+    """Values in the largest tensor that one of them returns."""
 
 
 class Probe:
@@ -96,10 +99,10 @@ class Probe:
 
     Args:
         module: The original.
-        arguments: One call that is known to be meant.
+        arguments: The example call.
         real: Run on the module's own device with values, instead of on the meta device.
-        inner: Note what inner modules return.
-        forgets: Note what code keeps outside the module; another probe of the module may do that.
+        inner: Note inner outputs.
+        forgets: Record caches outside of the module, for `forget`; not needed where another probe of the module does.
     """
 
     def __init__(
@@ -117,44 +120,44 @@ class Probe:
         self.work = Work()
         """Of the first run that did not raise."""
         self.draws = False
-        """Whether random numbers were drawn in a run, or by another thread meanwhile."""
+        """Whether random numbers were drawn in any run, by the module or by another thread meanwhile."""
         self.drew = False
-        """Whether a run drew some for certain."""
+        """Whether the module certainly drew some."""
         self._caches = OutsideCaches(self._copy if forgets or not real else nn.Module())
 
     def fresh(self) -> Probe:
-        """Another copy, which knows nothing of the runs of this one; runs for real are forgotten by this one."""
+        """A probe with a new copy; what its real runs leave outside of the module, `forget` of this one removes."""
         return Probe(self._module, self._arguments, real=self.real, inner=self._inner, forgets=False)
 
     def forget(self) -> None:
-        """Take out of classes, functions and globals what runs of the module left there."""
+        """Restore caches outside of the module that its runs have changed."""
         self._caches.put_back()
 
     @property
     def dtypes(self) -> list[torch.dtype]:
-        """Of the input tensors."""
+        """The dtypes of the input tensors."""
         return [tensor.dtype for tensor in self._tensors]
 
     @property
     def graphs(self) -> int:
-        """How many graphs the nodes that are given belong to, if an input tells that; else 0."""
+        """The number of graphs in the example, if an input holds the graph number of each node; else 0."""
         return max(map(graphs_told, self._tensors), default=0)
 
     @property
     def invents(self) -> bool:
-        """Whether a run for real takes inputs that nobody gave."""
+        """Whether a real run needs invented values, since the example has none."""
         return any(tensor.is_meta for tensor in self._tensors)
 
     def keeps_a_call(self, seen: Observation) -> bool:
-        """Whether the copy holds a tensor like one that it read or returned in a run for real."""
+        """Whether the copy holds a tensor of the shape of one that it read or returned in a real run."""
         return keeps_a_call(self._copy, [*seen.inputs, *seen.tensors])
 
     def watch(self, path: str, note: Callable[[Any], None]) -> None:
-        """Have whatever an inner module returns noted in later runs."""
+        """Call `note` with each output of an inner module in later runs."""
         self._copy.get_submodule(path).register_forward_hook(lambda _module, _args, output: note(output))
 
     def trace(self, shapes: Sequence[Shape] | None = None) -> tuple[Observation, Dataflow]:
-        """Run once more and follow what each tensor is made of.
+        """Run once more and follow what each tensor depends on.
 
         Raises:
             ProbeError: The module raised.
@@ -176,13 +179,13 @@ class Probe:
         """Run at the given shapes of the input tensors.
 
         Args:
-            shapes: One shape a tensor; the shapes of the example where left out.
-            mark: Name of a dict argument that gets one more entry, to see whether it is filled in.
-            seed: For what is drawn from torch in a run for real.
-            draw_on: Leave the other generators where they stand after the run, so that the next one draws others.
-            training: Run in train mode and with gradients, without noting what is inside.
-            follow: For each input tensor the names of its axes, to note where the cells of every tensor lie.
-            flow: What follows the tensors of this run.
+            shapes: The shape of each input tensor; by default those of the example.
+            mark: Name of a dict argument that gets one more entry, to see whether the module fills it.
+            seed: The seed for torch in a real run.
+            draw_on: Do not restore the generators of Python and NumPy after the run, so that the next run draws others.
+            training: Run in train mode and with gradients, without inner outputs.
+            follow: For each input tensor the names of its axes, to follow where the cells of every tensor lie.
+            flow: The dataflow that follows this run.
 
         Raises:
             ProbeError: The module raised.
@@ -195,13 +198,13 @@ class Probe:
         tables = MadeTables(self.device)
         with (
             undisturbed(seed or 0 if self.real else None, put_back=not draw_on) as numbers,
-            tables.kept(),  # what caches that are found put back needs no values
+            tables.kept(),  # ends after the caches are restored: tables that those removed need no values
             contextlib.nullcontext() if self.real else self._caches.kept(),
             everywhere_meta(not self.real, tables, followed=bool(follow) or flow is not None),
             watch(self._copy, self._inner and not training and flow is None, followed) as watcher,
             followed if follow else contextlib.nullcontext(),
             flow or contextlib.nullcontext(),
-            torch.set_grad_enabled(training),  # as those have it who train
+            torch.set_grad_enabled(training),
         ):
             try:
                 self._put_into(training)
@@ -218,7 +221,7 @@ class Probe:
         return observed if flow is None else replace(observed, behind=tuple(map(flow.of, flatten(returned)[1])))
 
     def _inputs(self, shapes: Sequence[Shape] | None) -> list[torch.Tensor]:
-        """The example's tensors at other shapes, with values where the run is for real."""
+        """The example's tensors at other shapes, with values in a real run."""
         wanted = [tuple(tensor.shape) for tensor in self._tensors] if shapes is None else shapes
         pairs = list(zip(self._tensors, wanted, strict=True))
         if not self.real:
@@ -230,11 +233,11 @@ class Probe:
         return with_lengths([new.to(self.device) if old.is_meta else new for old, new in made], self._tensors)
 
     def _refuse_what_is_left(self, returned: object) -> None:
-        """Refuse modules that are not whole before their first call, or that keep what they return in another module.
+        """Refuse modules that make layers in their first call, or whose outputs another module keeps.
 
         Raises:
             CaptureError: The run made layers.
-            ProbeError: It returned tensors of an earlier run, which had no values.
+            ProbeError: A real run returned tensors of an earlier run on the meta device.
         """
         known = set(self._parts)
         if any(part not in known and [*part.parameters()] for part in parts_of(self._copy)):
@@ -248,13 +251,13 @@ class Probe:
             raise ProbeError("a copy returns what another module kept: its hooks or closures hold the original")
 
     def _put_back(self) -> None:
-        """Numbers and flags that a run which raised left on the modules, as a window made smaller, are as they were."""
+        """Restore plain attributes that a run which raised has changed, such as a smaller window size."""
         for part, plain in zip(self._parts, self._plain, strict=True):
             changed = {k: v for k, v in plain.items() if k != "training" and _is_other(vars(part).get(k), v)}
             vars(part).update(changed)
 
     def _put_into(self, training: bool) -> None:
-        """The mode of a run; not again where all parts are in it, since that takes as long as a small layer each."""
+        """Set the mode of a run, unless all submodules are in it: `train()` takes as long as a small layer for each."""
         if any(part.training is not training for part in self._parts):
             self._copy.train(training)
 
@@ -298,7 +301,7 @@ _PLAIN = (bool, int, float, str, tuple)
 
 @contextlib.contextmanager
 def _counting(module: nn.Module, active: bool) -> Iterator[list[tuple[int, int]]]:
-    """Note the multiply-adds of convolutions and linear layers, and what they return, while a block runs."""
+    """Yield a list that gets (multiply-adds, output values) of each call of a convolution or linear layer."""
     found: list[tuple[int, int]] = []
     if not active:
         yield found
@@ -322,12 +325,12 @@ _COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def _is_other(value: object, plain: object) -> bool:
-    """Whether an attribute is no longer the plain value that it was, but another one or a tensor."""
+    """Whether an attribute is no longer the plain value that it was."""
     return type(value) is not type(plain) or value != plain
 
 
 def _filled(values: Mapping[str, Any], returned: object) -> dict[str, str]:
-    """Dict arguments that the module returned; only a dict at the root is looked for."""
+    """Dict arguments that are the module's whole output, with its path, the empty text."""
     return {name: "" for name, value in values.items() if isinstance(value, dict) and value is returned}
 
 
@@ -337,7 +340,7 @@ def _identities(
     outputs: Sequence[torch.Tensor],
     output_paths: Sequence[str],
 ) -> tuple[str, ...]:
-    """For each output, where the very same tensor object stood before; empty where it is new."""
+    """For each output, the first input or earlier output that is the same tensor object; empty where it is new."""
     seen = {id(tensor): path for tensor, path in zip(tensors, input_paths, strict=True)}
     found = []
     for output, path in zip(outputs, output_paths, strict=True):
@@ -351,7 +354,7 @@ def _empty(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
 
 
 def _resized(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """The example cut or repeated to a shape, so that every value stays one that the caller meant."""
+    """The example cut or repeated to a shape, so that all its values are the caller's; invented without values."""
     if tensor.device.type == "meta":
         return _invented(tensor.dtype, shape)
     for axis, size in enumerate(shape):

@@ -1,4 +1,4 @@
-"""Read inputs: whether a module reads what it is given, or takes it among `**kwargs` and leaves it there."""
+"""Read inputs: whether a module uses an argument, or only takes it among `**kwargs`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["is_read"]
 
 
 def is_read(module: nn.Module, inputs: Mapping[str, object], name: str) -> bool:
-    """Whether other values of an input change anything of what comes out, to the last bit; true where no run can tell.
+    """Whether other values of an input change the outputs in any bit; true where no run can show it.
 
     Args:
-        module: The module; never run itself.
-        inputs: One call, by keyword.
-        name: Of a tensor among them.
+        module: The module; only copies of it run.
+        inputs: The example call, by keyword.
+        name: The name of a tensor among them.
     """
     given = inputs[name]
     if not isinstance(given, torch.Tensor) or given.is_meta or not given.numel() or on_meta_device(module):

@@ -1,7 +1,7 @@
-"""Readings: tensors that functions between modules added up, noted where the next module reads them.
+"""Readings: residual streams that no module returns, noted where the next module reads them.
 
-A block that its caller writes as `x = attend(x) + x` returns its branch only. The residual stream, which such a block
-hands on, no module returns: it is what the next one reads.
+Where the caller of a block writes `x = attend(x) + x`, the block returns its branch only. The residual stream behind it
+is a sum that no module returns, and that the next block reads.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ __all__ = ["Readings"]
 
 @dataclass
 class _Caller:
-    """A module that runs the elements of a list, one after the other, and what they read of it."""
+    """A module that calls the elements of a ModuleList in turn, and the sums that these read."""
 
     element: str = ""
     """The number of the element that ran last."""
     ends: dict[InnerKey, InnerLeaf] = field(default_factory=dict)
-    """What elements read first, and so the ones before them hand on."""
+    """The first reading of each element: the stream at the end of the element before it."""
     after: dict[InnerKey, InnerLeaf] = field(default_factory=dict)
-    """What others read since the last element began."""
+    """Readings of other modules since the last element began."""
 
     def last_stream(self) -> dict[InnerKey, InnerLeaf]:
-        """What others read first of a stream, with as many axes as it had before: a stage may have other sizes."""
+        """The first reading of another module behind the last element, if it has as many axes as the stream had."""
         ranks = {len(leaf.shape) for leaf in self.ends.values()}
         return dict([(key, leaf) for key, leaf in self.after.items() if len(leaf.shape) in ranks][:1])
 
 
 class Readings:
-    """What the elements of lists hand on where no module returns it: for each the first reading of the next one."""
+    """The streams at the ends of elements of lists, where no module returns them."""
 
     def __init__(self) -> None:
         self._calls: dict[str, int] = {}
@@ -49,7 +49,7 @@ class Readings:
             name: Path of the module.
             caller: Path of the module that calls it.
             value: Its first argument.
-            leaf: What is known of that, where it is made of several tensors that modules returned, and no module's.
+            leaf: What is noted of that, where functions computed it from several module outputs; else None.
         """
         call = self._calls[name] = self._calls.get(name, -1) + 1
         row = self._callers.setdefault(caller, _Caller())
@@ -57,7 +57,7 @@ class Readings:
         moves_on = element not in ("", row.element)
         is_first = moves_on and not row.element  # which reads an embedding
         if moves_on:
-            row.ends |= row.last_stream() if leaf is None else {}  # a module between elements read it, and hands on
+            row.ends |= row.last_stream() if leaf is None else {}  # a module between the elements read it instead
             row.element, row.after = element, {}
         if leaf is None or not isinstance(value, torch.Tensor):
             return
@@ -69,21 +69,21 @@ class Readings:
             row.after[name, call, READ] = leaf
 
     def of_streams(self) -> dict[InnerKey, InnerLeaf]:
-        """What hands on a stream, from the end of the first element to that of the last."""
+        """All streams, from the end of the first element to that of the last."""
         found: dict[InnerKey, InnerLeaf] = {}
         for row in self._callers.values():
             found |= row.ends | row.last_stream()
         return found
 
     def _was_read(self, caller: str, tensor: torch.Tensor, version: int) -> bool:
-        """Whether a module that this one calls read it before, and it was not written to since."""
+        """Whether a module with the same caller has read a tensor before, and nothing has written to it since."""
         known = self._seen.get((caller, id(tensor)))
         self._seen[caller, id(tensor)] = (TensorWeakRef(tensor), version)
         return known is not None and known[0]() is tensor and known[1] == version
 
 
 def _element(path: str) -> str:
-    """The number of the element that a module is or stands in, of the first list on the way to it.
+    """The number of the list element that a module is, or is inside of, for the first list on its path.
 
     Example:
         >>> _element("layers.3.1"), _element("norm")

@@ -1,4 +1,4 @@
-"""Refusals: what of a module cannot be tapped or looked into, and why."""
+"""Refusals: modules, inputs, outputs and taps that cannot be captured, each with its error."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ __all__ = [
 
 
 def check_names(module: nn.Module) -> None:
-    """Refuse modules of which two have one name.
+    """Refuse modules in which two submodules have one path, since the name of a child has a dot.
 
     Raises:
-        CaptureError: A child whose name holds a dot is called as a child of another one.
+        CaptureError: There are such submodules.
     """
     counts = Counter(name for name, _ in module.named_modules())
     faults = [
@@ -49,7 +49,7 @@ def refuse_objects(name: str, tree: Tree, path: tuple[Any, ...] = ()) -> None:
     """Refuse outputs in objects that are no containers.
 
     Raises:
-        CaptureError: With the place of the first one.
+        CaptureError: There is one; its path is named.
     """
     match tree:
         case Opaque(type=kind):
@@ -64,15 +64,15 @@ def refuse_objects(name: str, tree: Tree, path: tuple[Any, ...] = ()) -> None:
 
 
 def refuse_object_inputs(tree: Tree, value: Any, path: tuple[Any, ...] = ()) -> None:
-    """Refuse inputs that are objects of which nothing tells their tensors.
+    """Refuse inputs that are objects of unknown structure.
 
     Args:
-        tree: Of the inputs.
+        tree: The tree of the inputs.
         value: The inputs.
-        path: Where they stand.
+        path: Their path.
 
     Raises:
-        CaptureError: With the place of the first one, and how it can be taken apart.
+        CaptureError: There is one; the remedy registers its class.
     """
     match tree:
         case Opaque(type=kind):
@@ -87,25 +87,25 @@ def refuse_object_inputs(tree: Tree, value: Any, path: tuple[Any, ...] = ()) -> 
 
 
 def part_of(value: Any, key: Any) -> Any:
-    """What stands at a key of a container, or in an attribute of an object; None where that has none."""
+    """The item of a container, or the attribute of an object; None where the object has no such attribute."""
     return operator.getitem(value, key) if isinstance(value, (Mapping, Sequence)) else getattr(value, str(key), None)
 
 
 def tensor_names(value: Any) -> list[str]:
-    """The names of the tensors that an object has, sorted."""
+    """The names of an object's attributes that are tensors, sorted."""
     listed = value.keys() if callable(getattr(value, "keys", None)) else getattr(value, "__dict__", {})
     return sorted(str(one) for one in listed if isinstance(getattr(value, str(one), None), torch.Tensor))
 
 
 def _registration(value: Any, path: str) -> str:
-    """The lines that tell torch how to take objects of a class apart, by the names of the tensors that one has.
+    """Lines of code that register the class of an object as a pytree node with all its tensors.
 
     Args:
-        value: An object of it.
-        path: Where it stands, from which its class is taken where no module has it.
+        value: The object.
+        path: Its path among the inputs, from which the code takes the class where it cannot be imported.
     """
     module, name = type(value).__module__, type(value).__name__
-    names = [one for one in tensor_names(value) if one != "ptr"]  # where graphs of a batch begin, as `batch` tells too
+    names = [one for one in tensor_names(value) if one != "ptr"]  # torch_geometric's starts of graphs, as in `batch`
     is_there = getattr(sys.modules.get(module), name, None) is type(value)
     found = f"from {module} import {name}" if is_there else f"{name} = type({path})"
     return f"""{found}
@@ -138,14 +138,14 @@ def refuse_empty(arguments: Arguments) -> None:
 
 
 def refuse_stored(name: str, kinds: Mapping[str, str]) -> None:
-    """Refuse tensors that are not stored by strides.
+    """Refuse tensors that are not plain strided ones.
 
     Args:
-        name: Of the module.
-        kinds: How each tensor is stored, by its place; empty where it is by strides.
+        name: The name of the module.
+        kinds: How each tensor is stored, by its path, as from `kind_of`.
 
     Raises:
-        CaptureError: One of them is sparse, quantised, nested or fake.
+        CaptureError: Some are sparse, quantised, nested or fake.
     """
     remedies = {
         "quantized": ".dequantize()",
@@ -162,11 +162,11 @@ def refuse_stored(name: str, kinds: Mapping[str, str]) -> None:
 
 
 def check_taps(module: nn.Module, source: Signature, taps: Mapping[str, str]) -> None:
-    """Refuse taps chosen by hand that cannot be taken, with the reason for each.
+    """Refuse the caller's taps that cannot be taken, with the reason for each.
 
     Args:
         module: The new module.
-        source: Its signature, captured with what inner modules return.
+        source: Its signature, captured with inner outputs.
         taps: Names of inner outputs, by target.
 
     Raises:
@@ -202,7 +202,7 @@ def _why_not(module: nn.Module, source: Signature, tap: str) -> str:
 
 
 def _calls(module: nn.Module, source: Signature, path: str) -> list[bool]:
-    """For each call of an inner module at the probed sizes whether it returns a tensor."""
+    """For each call of an inner module at the example's sizes, whether it returns a tensor."""
     found: list[bool] = []
     specs = source.inputs.leaves
     tensors = [torch.empty(spec.shape(source.sizes()), dtype=spec.torch_dtype, device="meta") for spec in specs]

@@ -1,4 +1,4 @@
-"""Returned masks: outputs that tell which frames count, as an input tells it of the samples."""
+"""Returned masks: outputs that are the mask of the output's frames, computed from an input mask of samples."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def returned_mask(
     lengths: Sequence[Dim],
     runs: Sequence[tuple[torch.Tensor, torch.Tensor]],
 ) -> Returned | None:
-    """How an output tells what a mask lets count; None where it tells something else.
+    """The form in which an output is a mask of frames; None where it is none.
 
     Args:
-        path: Of the output.
-        mask: The mask.
-        lengths: How many frames there may be.
-        runs: What the mask let count in two runs or more, `[B, N]`, and the output there.
+        path: The path of the output.
+        mask: The input mask.
+        lengths: Dims that may be the number of frames.
+        runs: For two runs or more, which samples the mask let count, `[B, N]`, and the output.
     """
     kinds: tuple[tuple[Form, bool], ...] = (("truth", True), ("truth", False), ("lengths", True))
     for dim in dict.fromkeys(one for one in lengths if one.axes == {mask.axis}):
@@ -41,10 +41,10 @@ def returned_mask(
 
 
 def is_told(told: Returned, counting_BN: torch.Tensor, output: torch.Tensor) -> bool:
-    """Whether an output tells which frames count.
+    """Whether an output is the mask of its frames in one run.
 
     Args:
-        told: How it is to tell.
+        told: The form in which it should be.
         counting_BN: Which samples count.
         output: The output.
     """

@@ -1,4 +1,4 @@
-"""Roles: what the values of a leaf mean, read off one real run."""
+"""Roles: whether outputs are features, coordinates, indices or masks, by their values in one real run."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from autoadapt.contracts.signature import Gathering, Role
 
 __all__ = ["find_gatherings", "find_roles", "holds", "may_have_roles", "value_ranges"]
 
-# Dimension letters: B batch, N points to take from, M points taken, K columns of a point.
+# Dimension letters: B batch, N points of the source, M gathered points, K columns of a point.
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 PointAxis: TypeAlias = Literal[1, 2]
 
 _LAYOUTS: tuple[tuple[PointAxis, PointAxis], ...] = ((1, 1), (2, 2), (1, 2), (2, 1))
-"""Which axis lists points, in what is gathered from and in what is gathered; where several fit, the first counts."""
+"""The axis of points in the source and in the gathered tensor; where several fit, the first counts."""
 
 
 def may_have_roles(
     inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 ) -> bool:
-    """Whether shapes and dtypes leave room for indices or coordinates, so that a real run is worth it."""
+    """Whether shapes and dtypes allow indices or coordinates, so that a real run is needed to tell."""
     clouds = [n for one in inputs.values() if one.dim() == 3 and one.is_floating_point() for n in one.shape[1:]]
     for shape, dtype in outputs.values():
         if not dtype.is_floating_point and dtype is not torch.bool:
@@ -34,9 +34,9 @@ def may_have_roles(
 
 
 def find_gatherings(inputs: Tensors, outputs: Tensors) -> tuple[Gathering, ...]:
-    """All triples in which an index leaf takes points of an input or output, and another output is exactly these.
+    """All triples of an index output, a source and an output that holds exactly the points gathered from the source.
 
-    Points may stand in rows or in columns, in either of the two.
+    The source is an input or another output; either may list points on its axis 1 or 2.
 
     Args:
         inputs: Input tensors by path.
@@ -79,9 +79,8 @@ def holds(gathering: Gathering, tensors: Tensors) -> bool:
 def find_roles(inputs: Tensors, outputs: Tensors, gatherings: tuple[Gathering, ...]) -> dict[str, Role]:
     """The role of each output, by its values.
 
-    Integers that take rows of another tensor are indices, and what they take are coordinates, as are floats that are
-    rows of an input without anybody saying which; points may be rows or columns, in the input too. Other integers are
-    `other`; booleans are masks.
+    Integers of a gathering are indices, and its result are coordinates. So are floats whose points all are points of an
+    input, even if no index says which. Other integers are `other`; booleans are masks.
     """
     roles: dict[str, Role] = {}
     clouds = [rows for values in inputs.values() for rows in _either_way(values)]
@@ -116,7 +115,7 @@ def _is_points(tensor: torch.Tensor) -> bool:
 
 
 def _as_points(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """A tensor as points in rows: as it is, and turned where its columns may be points."""
+    """A tensor as points `[B, N, K]`: as it is and transposed, where that may be points."""
     return [rows for rows in _either_way(tensor) if _is_points(rows)]
 
 
@@ -131,7 +130,7 @@ def _in_rows(tensor: torch.Tensor, axis: PointAxis) -> torch.Tensor:
 def _point_axes(
     values: torch.Tensor, index_BM: torch.Tensor, result: torch.Tensor
 ) -> tuple[PointAxis, PointAxis] | None:
-    """In which layout of values and result the one is gathered from the other; None where in none."""
+    """The axes of points with which the result is gathered from the values; None where it is not."""
     for values_axis, result_axis in _LAYOUTS:
         points_BMK = _in_rows(result, result_axis)
         if _is_points(points_BMK) and _gathers(_in_rows(values, values_axis), index_BM, points_BMK):
@@ -149,7 +148,7 @@ def _is_cloud(values: torch.Tensor, points: torch.Tensor) -> bool:
 
 
 def _gathers(values_BNK: torch.Tensor, index_BM: torch.Tensor, result_BMK: torch.Tensor) -> bool:
-    """Whether rows of the values, taken by the index, are the result, bit for bit; columns beyond it do not count."""
+    """Whether the indexed rows of the values equal the result, bit for bit; their further columns are ignored."""
     if not _is_cloud(values_BNK, result_BMK) or index_BM.shape != result_BMK.shape[:2]:
         return False
     if int(index_BM.min()) < 0 or int(index_BM.max()) >= values_BNK.shape[1]:
@@ -160,7 +159,7 @@ def _gathers(values_BNK: torch.Tensor, index_BM: torch.Tensor, result_BMK: torch
 
 
 def _holds_rows(values_BNK: torch.Tensor, points_BMK: torch.Tensor) -> bool:
-    """Whether every point is bit for bit a row of the values of its own sample."""
+    """Whether every point equals, bit for bit, some row of the values of its own sample."""
     if not _is_cloud(values_BNK, points_BMK) or values_BNK.dtype != points_BMK.dtype:
         return False
     columns = points_BMK.shape[2]

@@ -1,4 +1,4 @@
-"""Values: whether those of one run are numbers, whether those of two agree, and whether a call is kept for the next."""
+"""Run values: whether the outputs of two runs are equal, are finite, and whether a module keeps tensors of a call."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["are_equal", "is_finite", "keeps_a_call"]
 
 
 def are_equal(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Whether two runs agree but for the order of sums, in which kernels on accelerators are free."""
+    """Whether two tensors are equal up to rounding, since kernels on accelerators may sum in any order."""
     left, right = _computable(left.detach()), _computable(right.detach())
     if torch.equal(left, right):
-        return True  # as nearly always, and at a tenth of the cost
+        return True  # nearly always, at a tenth of the cost
     if left.shape != right.shape:
         return False
     if left.is_complex():
@@ -31,23 +31,24 @@ def are_equal(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     values = _computable(tensor)
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())  # a sum may be too large, and is quick
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())  # a sum is quick, but may overflow
 
 
 def _computable(tensor: torch.Tensor) -> torch.Tensor:
-    """Floats of eight bits as wider ones: torch computes with none, and up to 2.5 does not compare them."""
+    """Floats of eight bits as float32: torch cannot compute with them, and up to 2.5 not compare them."""
     return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize == 1 else tensor
 
 
 def keeps_a_call(module: nn.Module, tensors: Collection[torch.Tensor]) -> bool:
-    """Whether a module holds a tensor, no parameter, that is shaped like one of a call: one more may be made of it.
+    """Whether a module holds a tensor of the shape of one of a call, and may use it in the next call.
 
     Args:
-        module: That has been called.
-        tensors: What the call read and returned.
+        module: The module, after the call.
+        tensors: The inputs and outputs of the call.
 
     Example:
         >>> layer, x = nn.Identity(), torch.ones(1, 3, 8, 8)

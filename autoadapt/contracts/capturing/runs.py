@@ -1,4 +1,4 @@
-"""Runs: a module run at chosen sizes of its input axes, each size once, and what is learned from their shapes."""
+"""Runs: a module run at chosen sizes of its input axes, and what their shapes show: legal sizes, and dims."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ _Sizes: TypeAlias = tuple[tuple[str, int], ...]
 
 
 class ValuesNeededError(Exception):
-    """The module runs on the meta device at the given size alone, as with anchors that it keeps from its last call."""
+    """The module fails on the meta device at other sizes than the example's, though it may run for real."""
 
 
 class Runs:
-    """The runs of one capture.
+    """The runs of one capture, each size once.
 
     Args:
-        module: The module; never run itself.
+        module: The module; only a copy of it runs.
         probe: Runs a copy of it.
         axes: The axes of its inputs.
-        first: What came out at the example.
-        followed: Which axes were followed in that run.
-        shrinks: Go from a small part of the example and stay near it, as runs that need values take time and memory.
+        first: The run at the example.
+        followed: The axes along which cells were followed in that run.
+        shrinks: Use sizes well below the example and near each other, since real runs take time and memory.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Runs:
         self._grids: dict[tuple[_Sizes, Names], Observation | None] = {(_full(axes, {}), followed): first}
 
     def run(self, sizes: Mapping[str, int]) -> Observation | None:
-        """What comes out at sizes of the input axes, the example's where left out; None where the module raises."""
+        """The run at some sizes, with those of the example for axes left out; None where the module raises."""
         full = _full(self.axes, sizes)
         if dict(full).get("N", 0) < self.probe.graphs:  # as many graphs need as many nodes
             return None
@@ -84,7 +84,7 @@ class Runs:
         return self._cache[full]
 
     def _run_followed(self, sizes: Mapping[str, int], names: Names) -> Observation | None:
-        """As `run`, noting where cells lie: the same run serves both. None where the module raises under that."""
+        """As `run`, following where cells lie; the run is cached for both. None where the module raises."""
         full = _full(self.axes, sizes)
         if (full, names) not in self._grids:
             self._grids[full, names] = None
@@ -94,7 +94,7 @@ class Runs:
         return self._grids[full, names]
 
     def runs_at(self, shapes: list[Shape] | Any) -> bool:
-        """Whether the module runs at shapes of its inputs."""
+        """Whether the module runs at these shapes of its inputs."""
         try:
             self.probe.run(shapes)
         except ProbeError as error:
@@ -103,16 +103,16 @@ class Runs:
         return True
 
     def _refuse_for_want_of_values(self, error: ProbeError) -> None:
-        """Raise where the meta device is to blame, and the module could run for real."""
+        """Raise `ValuesNeededError` where the meta device caused an error and the module could run for real."""
         without_values = any(parameter.is_meta for parameter in parameters_of_parts(self._module))
         if not (without_values or self.probe.real) and "meta" in str(error):
             raise ValuesNeededError from error
 
     def where_to_probe(self) -> tuple[dict[str, int], Steps]:
-        """Sizes to probe beside, and which axes may vary there, by how much at least.
+        """The base, the sizes around which to probe, and the axes that may vary from there, with their steps.
 
-        Those are the given sizes; but where values are needed the smallest part of them that still runs, and of tokens
-        of which there may be no more, as where there are no more positions.
+        The base is the example; where values are needed, the smallest fraction of it that still runs. So it is for
+        tokens of which the module takes no more than the example has, for lack of positions.
         """
         example = self.axes.example
         steps = {} if self._shrinks else self.steps(example)
@@ -125,12 +125,12 @@ class Runs:
         return example, steps or self.steps(example)
 
     def legal(self, varying: Mapping[str, int], solution: Solution, base: Mapping[str, int]) -> dict[str, AxisSizes]:
-        """Which sizes of each axis that may vary are legal, or the only one.
+        """The legal sizes of each axis in `varying`.
 
         Args:
-            varying: These axes, and by how much at least.
-            solution: What was found.
-            base: Sizes that were probed beside.
+            varying: The axes with their steps; 0 for an axis of one size.
+            solution: The dims that were found.
+            base: The base of the probes.
         """
         return {
             name: AxisSizes(
@@ -146,9 +146,9 @@ class Runs:
         }
 
     def _largest(self, name: str, base: Mapping[str, int], step: int) -> int | None:
-        """The largest number of tokens, by halving; None where many more run, or where that was not in question.
+        """The largest number of tokens, by bisection; None where many more run, or the axis lists no tokens.
 
-        Where values are needed, which may take long, of words alone.
+        Where real runs are needed, it is searched for token ids only, since other inputs may take long.
         """
         given, far = self.axes.example[name], self._far_steps()[0]
         rows = zip(self.axes.names, self.probe.dtypes, strict=True)
@@ -160,10 +160,10 @@ class Runs:
         return None if refused == len(more) else given + refused * step
 
     def steps(self, base: Mapping[str, int]) -> Steps:
-        """Which axes may vary, and by how much at least.
+        """The axes that may vary, with their steps.
 
-        Where sizes in a row run and only one further on is refused, that may also be an upper limit: what then has no
-        regular step keeps the one it had.
+        Where consecutive sizes run and only a larger one is refused, the reason may be an upper limit: an axis for
+        which no regular step is found then keeps its step.
         """
         around = InputAxes(self.axes.names, dict(base))
         long_steps = (96, 70) if self._shrinks else (LONG_STEP,)
@@ -175,32 +175,32 @@ class Runs:
         return (steps if near else {}) | find_regular_steps(self.run, around, steps)
 
     def at_step(self, base: dict[str, int], steps: Steps) -> dict[str, int]:
-        """The sizes next above the base that are whole steps from the given ones; those where they do not run."""
+        """The next sizes from the base on that are whole steps from the example; the example where they do not run."""
         example = self.axes.example
         sizes = {name: size + (example[name] - size) % steps.get(name, 1) for name, size in base.items()}
         return sizes if self.run(sizes) is not None else example
 
     def schedule(self, base: Mapping[str, int], steps: Steps) -> list[dict[str, int]]:
-        """Sizes to probe, legal ones if the steps are right."""
+        """The sizes to probe; all of them are legal if the steps are right."""
         return probing_sizes(base, steps, long_step=self._far)
 
     def _far_steps(self) -> tuple[int, ...]:
-        """Long steps to probe with, the best first; of tokens there may be few more than are given."""
+        """Long steps to probe with, the best first; short ones follow for tokens, which may have an upper limit."""
         if any(len(names) > 3 for names in self.axes.names):
             return (64 if self._shrinks else LONG_STEP,)
         return (64 if self._shrinks else LONG_STEP // 16, 16, 5)
 
     def _runs_far(self, base: Mapping[str, int], steps: Steps, far: int) -> bool:
-        """Whether all sizes to probe with a long step run, which is kept then."""
+        """Whether all sizes to probe with a long step run; if so, that step is kept."""
         chosen = probing_sizes(base, steps, long_step=far)
         self._far = far if (run := all(self.run(sizes) is not None for sizes in chosen)) else self._far
         return run
 
     def solved(self, base: dict[str, int], steps: Steps) -> tuple[Steps, Solution]:
-        """Which axes may vary, and dims that hold at every size seen.
+        """The axes that may vary, and dims that agree with every run.
 
-        Axes of which longer ones would give more samples, as `reshape(-1, K)` of a module of one size lets them, do
-        not count among those that may vary.
+        Where there are none, axes are left out that change the number of samples when they are twice as long, as
+        `reshape(-1, K)` in a module of one size does.
         """
         try:
             return steps, self.solution(base, steps)
@@ -211,7 +211,7 @@ class Runs:
             return kept, self.solution(base, kept)
 
     def _regroups(self, base: Mapping[str, int], name: str) -> bool:
-        """Whether outputs of as many samples as there are have others where an axis is twice as long."""
+        """Whether the number of samples of the outputs changes where an axis is twice as long."""
         first, longer = self.run(base), self.run({**base, name: 2 * base[name]})
         samples = base.get("B")
         if first is None or longer is None or any(shape[:1] != (samples,) for shape in first.shapes):
@@ -219,7 +219,7 @@ class Runs:
         return any(shape[:1] != (samples,) for shape in longer.shapes)
 
     def solution(self, base: dict[str, int], steps: Steps) -> Solution:
-        """Dims that hold at every size seen."""
+        """Dims that agree with every run."""
         first = self.run(base)
         assert first is not None, "the base ran before"
         seen = [(base, first)]
@@ -236,10 +236,7 @@ class Runs:
         return solve(self.run, base, steps, seen, reach=_REACH_FOR_REAL, most=most)
 
     def followed(self, base: Mapping[str, int], steps: Steps) -> list[Run]:
-        """Runs at two sizes, odd and even where both are legal, in which it is noted where cells lie.
-
-        What runs for real, which may take long, runs once more only.
-        """
+        """Runs at two sizes, odd and even where both are legal, in which cells are followed; one if runs are real."""
         first = dict(base) if self._shrinks else self.axes.example
         varying = steps | self.fixed_image(steps)
         names = tuple(tuple(name if name in varying else "" for name in one) for one in self.axes.names)
@@ -253,25 +250,25 @@ class Runs:
         return [(sizes, found) for sizes, found in runs if found is not None]
 
     def in_frames(self, steps: Steps, solution: Solution, arguments: Arguments | None) -> Solution | None:
-        """What was found of a module of one length in terms of its frames, which are told from channels from then on.
+        """The dims of a module of one sequence length as functions of it; `axes` name its frames from then on.
 
-        None where it is none, or nothing tells frames from channels.
+        None where it is no such module, or nothing distinguishes frames from channels.
 
         Args:
-            steps: Which axes may vary.
+            steps: The axes that may vary.
             solution: What was found so far.
-            arguments: A call to run it for real with, where numbers do not tell; None where that is not wanted.
+            arguments: The example call for a real run, where sizes do not tell; None to do without.
         """
 
         def told(
             axes: InputAxes, keys: Sequence[InnerKey | int], *, alone: bool = False
         ) -> Mapping[InnerKey | int, int]:
-            """Which axis of each of some tensors lists frames, where the input is read so."""
+            """The axis that lists frames, of each of some tensors, if the inputs have these axes."""
             found = PointAxes(self._module, arguments, axes, self.probe.work, is_fixed=True) if arguments else None
             return found.frames(keys, alone=alone) if found is not None else {}
 
         readings = with_frames(self.axes, self._module) if {*steps} == {"B"} and not self._shrinks else []
-        if len(readings) > 1:  # those are frames that are answered one by one
+        if len(readings) > 1:  # the right one has outputs whose entries respond to frames one by one
             readings = [one for one in readings if told(one, range(len(solution.outputs)), alone=True)]
         if len(readings) != 1:
             return None
@@ -283,10 +280,7 @@ class Runs:
         return solution
 
     def fixed_image(self, steps: Steps) -> Steps:
-        """Height and width, with a step of 0, where the module takes one size only; time as well, if it is fixed.
-
-        Or the frames of a module of one length.
-        """
+        """The axes of one size with a step of 0: height, width and time of an image, or the frames of a sequence."""
         images = [names for names in self.axes.names if {"H", "W"} <= set(names)]
         if not images or "H" in steps or "W" in steps:
             return {FRAMES: 0} if self.of_one_length and FRAMES not in steps else {}
@@ -294,16 +288,16 @@ class Runs:
 
 
 def _patches(module: nn.Module) -> list[int]:
-    """Sides of the patches that layers cut their input into, the largest first, and one of all of them in a row."""
+    """The sizes of non-overlapping patches that convolutions cut, the largest first, and the product of all of them."""
     layers = [part for part in parts_of(module) if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
     found = [one.stride[-1] for one in layers if one.stride[-1] > 1 and one.stride == one.kernel_size]
     return [*sorted({*found}, reverse=True), math.prod(found)]
 
 
 _REACH_FOR_REAL = 1024
-"""How far above the base a module is run for real, since images of ten times that take all the memory."""
+"""How far above the base a module is run for real, since larger images may take all the memory."""
 _SMALL = 2**16
-"""What sizes may come to in such a run, multiplied, where four times the example is less."""
+"""The least limit of the product of all sizes in a real run; the limit is four times that of the example."""
 
 
 def _full(axes: InputAxes, sizes: Mapping[str, int]) -> _Sizes:

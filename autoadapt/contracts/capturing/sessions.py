@@ -73,7 +73,7 @@ __all__ = ["Session"]
 
 
 class Session:
-    """One capture: the probe, and what has been learned so far."""
+    """One capture, with the arguments of `capture`; `real` is to probe by real runs, and not on the meta device."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Session:
         check_names(self._module)
         self._grid = grid
         self._confirm = confirm
-        self._perturbed = False  # whether a real pass told a grid
+        self._perturbed = False  # whether a real pass was spent on the grid of tokens
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)
         refuse_object_inputs(self._tree, arguments.values)
@@ -115,7 +115,7 @@ class Session:
         roles = find_roles(tensors_in, tensors_out, gatherings := find_gatherings(tensors_in, tensors_out))
         masks, depths = self._masks(solution, legal), self._depths(base, steps)
         told = self._told(solution, measured, followed := self._runs.followed(base, steps))
-        trained, raised = in_train_mode(self._probe, self._runs.axes.shapes(base))  # it may leave things behind
+        trained, raised = in_train_mode(self._probe, self._runs.axes.shapes(base))  # late, since it may change the copy
         run = self._first if self._needs_values else confirmed.observed
         leaves = depths.on_outputs(self._output_specs(solution, roles, told))
         seen = telling_outputs(self._module, self._arguments, run) if run is not None else ()
@@ -153,22 +153,22 @@ class Session:
 
     @property
     def draws(self) -> bool:
-        """Whether the module has drawn random numbers so far, or another thread meanwhile."""
+        """Whether random numbers were drawn so far, by the module or by another thread meanwhile."""
         return self._probe.draws
 
     def trunk(self) -> Signature | None:
-        """The part before the head, where that takes images of more sizes; asked for where inner modules are noted."""
+        """The signature without the head, where that takes images of more sizes; only with inner outputs."""
         if not self._first.inner or self._needs_values:
             return None
 
         def again(module: nn.Module, arguments: Arguments) -> Signature:
             found = Session(module, arguments, inner=True, grid=self._grid, confirm=False).signature()
-            return found.model_copy(update={"unconfirmed": ""})  # the whole is what was confirmed
+            return found.model_copy(update={"unconfirmed": ""})  # the whole module is confirmed instead
 
         return trunk_signature(self._module, self._arguments, self._first.inner, again)
 
     def _solved(self) -> tuple[dict[str, int], Steps, Solution, tuple[str, ...]]:
-        """Where it is probed, the steps and dims that were found, and blocks whose tokens could not be read."""
+        """The base of the probes, steps, dims, and the blocks whose tokens could not be read as a grid."""
         binary = [position for position, tensor in enumerate(self._tensors) if may_hide(tensor)]
         self._runs.axes = settle_edges(self._runs.axes, self._runs.runs_at)
         self._runs.axes = settle_pairs(self._runs.axes, self._runs.runs_at)
@@ -190,11 +190,11 @@ class Session:
         refuse_stored(type(self._module).__name__, dict(zip(names, observed.kinds, strict=True)))
 
     def _confirmed(self, contract: Contract, base: Mapping[str, int], ran: ImagePass | None) -> Confirmation:
-        """What real runs say to what was found.
+        """The real runs that confirm what was found, or contradict it.
 
         Raises:
-            CaptureError: The module raises when it is run for real, or returns tensors that are not dense.
-            ValuesNeededError: Its containers or dtypes are others then.
+            CaptureError: The module raises in a real run, or returns tensors that are not dense.
+            ValuesNeededError: Containers or dtypes differ from those on the meta device.
         """
         if not self._confirm:
             return Confirmation(unconfirmed="confirm=False")
@@ -224,10 +224,10 @@ class Session:
         return self._excused(found) if found.raised else found
 
     def _excused(self, found: Confirmation) -> Confirmation:
-        """A run that raised, where that does not speak against the module.
+        """The confirmation for a run that raised for a reason outside of the module: invented integers, no kernel.
 
         Raises:
-            CaptureError: It does.
+            CaptureError: There is no such reason.
         """
         invented = any(tensor.is_meta and not tensor.is_floating_point() for tensor in self._tensors)
         if invented or "not implemented for" in found.raised:
@@ -235,9 +235,9 @@ class Session:
         raise raised(self._module, None, found.raised, self._tensors)
 
     def _resizes_itself(self, solution: Solution) -> bool:
-        """Whether nothing inside follows the size of the image, as where a module resizes its input first.
+        """Whether no inner map depends on the size of the image, as where a module resizes its input first.
 
-        Such a module is taken for one of a single size, so that its maps count as maps.
+        Such a module is captured as one of a single size, so that its maps are recognised as such.
         """
         maps = [dims for dims in solution.inner.values() if len(dims) >= 3]
         return bool(maps) and not any(dim.axes & {"H", "W"} for dims in (*maps, *solution.outputs) for dim in dims)
@@ -249,7 +249,7 @@ class Session:
         return read
 
     def _observed_inside(self) -> tuple[Mapping[InnerKey, InnerLeaf], Collection[str]]:
-        """What inner modules return, and which of them attend."""
+        """The inner outputs, and the paths of attention modules."""
         try:
             again = not self._first.inner
             found = (
@@ -265,7 +265,7 @@ class Session:
         return tuple(path_text(path) for path, *written in zip(paths(self._tree), *modes, strict=True) if any(written))
 
     def _replaced_when_empty(self) -> dict[str, str]:
-        """Dict arguments that are filled in only if they hold something; an empty one counts as absent."""
+        """Dict arguments that are filled only if they are not empty, found by adding an entry."""
         found: dict[str, str] = {}
         for name, value in self._arguments.values.items():
             if isinstance(value, dict) and name not in self._first.filled and self._tensors:
@@ -281,7 +281,7 @@ class Session:
         )
 
     def _real_values(self, confirmed: Observation | None) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Values of inputs and outputs from one real run, where they can tell anything; else empty."""
+        """Inputs and outputs of one real run, where shapes allow indices or coordinates; else empty."""
         observed = self._first if self._needs_values else confirmed
         if not self._needs_values and not self._may_have_roles():
             return {}, {}
@@ -299,14 +299,14 @@ class Session:
         return tuple(name for name, ordered in zip(self._first.paths, self._first.contiguous, strict=True) if ordered)
 
     def _depths(self, base: Mapping[str, int], steps: Steps) -> Depths:
-        """How deep each tensor lies, at a size where borders count little, or the first one that runs."""
+        """The depths of all tensors, traced at the first of `sizes_for_depths` that runs."""
         for sizes in sizes_for_depths(self._runs.axes.example, base, steps, real=self._probe.real):
             with contextlib.suppress(ProbeError):
                 return Depths(self._module, *self._probe.trace(self._runs.axes.shapes(sizes)), self._image(sizes))
         return Depths(self._module)
 
     def _image(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Size of the batch axis and of the spatial axes of the first image, or whatever else has both."""
+        """Sizes of the batch axis and the spatial axes, of the first input that has both; empty without one."""
         full = self._runs.axes.example | dict(sizes)
         for tensor, names in zip(self._tensors, self._runs.axes.names, strict=True):
             spatial = [full[name] for name in names if name[0] not in "BC"]
@@ -315,12 +315,12 @@ class Session:
         return ()
 
     def _returned(self) -> dict[InnerKey, str]:
-        """Paths of outputs, by the inner call that returned them."""
+        """Paths of outputs, by the inner output that each of them is."""
         names = self._first.paths
         return {key: name for key, name in zip(self._first.made_by, names, strict=True) if key is not None}
 
     def _measured(self, solution: Solution, legal: Mapping[str, AxisSizes], steps: Steps) -> Measured:
-        """How cells or points stand in outputs and in what inner modules return, where sizes do not tell."""
+        """What a real run shows of cells or points in outputs and inner outputs, where sizes do not."""
         if not {"H", "W"} <= set(legal):
             cloud = PointAxes(self._module, self._arguments, self._runs.axes, self._probe.work, steps.keys() <= {"B"})
             dtypes = self._first.dtypes
@@ -340,7 +340,7 @@ class Session:
     def _told(
         self, solution: Solution, measured: Measured, followed: Sequence[Run]
     ) -> dict[InnerKey | int, dict[str, object]]:
-        """What is known of a leaf besides its size: which axis lists points, how cells stand and where."""
+        """Fields of the specs besides dtype and dims: centres, order of cells, points, class and last tokens."""
         outer, inner = output_centres(solution.outputs, followed), inner_centres(solution.inner, followed)
         centres = dict[InnerKey | int, tuple[Centres, ...]]([*enumerate(outer), *inner.items()])
         dims = dict[InnerKey | int, tuple[Dim, ...]]([*enumerate(solution.outputs), *solution.inner.items()])
@@ -359,13 +359,13 @@ class Session:
         }
 
     def _masks(self, solution: Solution, legal: Collection[str]) -> tuple[Mask, ...]:
-        """Which arguments hide tokens or samples, where real runs may tell that."""
+        """The arguments that are masks; none without confirmation by real runs."""
         names = self._first.paths
         found = Masks(self._module, self._arguments, self._runs.axes, self._probe.work, solution.outputs, names)
         return tuple(mask for mask in found.find() if mask.axis in legal) if self._confirm else ()
 
     def _looks_ahead(self, solution: Solution) -> bool | None:
-        """Whether tokens depend on those behind them, where a real run may tell that."""
+        """Whether tokens depend on later ones; None without confirmation by real runs."""
         found = LookingAhead(self._module, self._arguments, self._runs.axes, self._probe.work)
         return found.tell(solution.outputs) if self._confirm else None
 

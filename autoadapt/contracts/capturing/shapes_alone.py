@@ -1,4 +1,4 @@
-"""Shapes alone: a forward pass on the meta device, where what only keeps shapes is skipped."""
+"""Shapes alone: forward passes on the meta device with quick rules for normalisation, recurrence and attention."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["everywhere_meta"]
 
 @contextlib.contextmanager
 def everywhere_meta(active: bool, tables: MadeTables | None = None, *, followed: bool = False) -> Iterator[None]:
-    """Factory functions inside a forward pass make meta tensors, and what only keeps shapes is skipped.
+    """Make meta the default device within a block, and answer some functions by rules for shapes.
 
     Args:
-        active: Else nothing is done.
-        tables: Notes what is made of sizes alone.
-        followed: Whether something follows what each tensor is made of, to which all operations have to show.
+        active: Whether to do anything.
+        tables: Notes what is computed from sizes alone.
+        followed: Whether operations are followed in this run, so that rules must not replace them.
     """
     if not active:
         yield
@@ -33,9 +33,9 @@ def everywhere_meta(active: bool, tables: MadeTables | None = None, *, followed:
 
 
 class _ShapesAlone(OnMeta):
-    """Normalisation and recurrence keep shapes, and on meta their primitives take most of a probe's time.
+    """Answers functions by rules where their decomposition takes most of a probe's time.
 
-    A recurrent layer is run step by step there: minutes for the long side of an image.
+    torch runs a recurrent layer step by step on the meta device: minutes for the long side of an image.
     """
 
     def __init__(self, tables: MadeTables | None, followed: bool) -> None:
@@ -46,7 +46,7 @@ class _ShapesAlone(OnMeta):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in _WITHOUT_VALUES:
-            with torch._C.DisableTorchFunction():  # other modes make each look at a tensor slow
+            with torch._C.DisableTorchFunction():  # function modes make each access to a tensor slow
                 made = _WITHOUT_VALUES[func](*args)
             if made is not None:
                 return made
@@ -62,7 +62,7 @@ class _ShapesAlone(OnMeta):
 
 
 def _batch_norm(x: torch.Tensor, mean: torch.Tensor | None = None, *_rest: Any) -> torch.Tensor | None:
-    """Contiguous, or with channels last as its input."""
+    """The result is contiguous, or in `channels_last` as its input is."""
     if mean is None or len(mean) != x.shape[1]:
         return None
     ordered = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
@@ -70,7 +70,7 @@ def _batch_norm(x: torch.Tensor, mean: torch.Tensor | None = None, *_rest: Any) 
 
 
 def _layer_norm(x: torch.Tensor, shape: Sequence[int] = (), *_rest: Any) -> torch.Tensor | None:
-    """Contiguous, however its input lies."""
+    """The result is contiguous, whatever the strides of the input."""
     return (
         x.clone(memory_format=torch.contiguous_format)
         if shape and tuple(x.shape[-len(shape) :]) == tuple(shape)
@@ -92,7 +92,7 @@ def _recurrent(x: torch.Tensor, states: Sequence[torch.Tensor], *rest: Any) -> t
 
 
 def _linear(x: Any = None, weight: Any = None, bias: Any = None, **_by_name: Any) -> torch.Tensor | None:
-    """Of contiguous tensors of one dtype; what is given by name is left to PyTorch."""
+    """For contiguous tensors of one dtype; calls with keyword arguments are left to PyTorch."""
     given = [one for one in (x, weight, bias) if one is not None]
     if _by_name or len(given) < 2 or not are_plain(*given) or weight.dim() != 2 or x.dim() < 2:
         return None
@@ -101,7 +101,7 @@ def _linear(x: Any = None, weight: Any = None, bias: Any = None, **_by_name: Any
 
 
 def _attention(query: Any = None, key: Any = None, value: Any = None, *rest: Any, **named: Any) -> torch.Tensor | None:
-    """Of queries, keys and values of as many heads, without mask and dropout."""
+    """For queries, keys and values of as many heads, without mask and dropout."""
     options = (*rest, *(named.get(name) for name in ("attn_mask", "dropout_p", "enable_gqa")))
     if any(isinstance(one, torch.Tensor) or one for one in options) or not are_known(query, key, value):
         return None
@@ -111,11 +111,11 @@ def _attention(query: Any = None, key: Any = None, value: Any = None, *rest: Any
 
 
 _PRODUCTS: Mapping[Any, Callable[..., Any]] = {F.linear: _linear, F.scaled_dot_product_attention: _attention}
-"""What torch takes apart into many operations; the rest of their answers is that of `ShapeRules`."""
+"""Functions that torch decomposes into many operations; skipped where operations are followed."""
 _WITHOUT_VALUES: Mapping[Any, Callable[..., Any]] = {
     F.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,
     torch.lstm: _lstm,
     torch.gru: _gru,
 }
-"""By function what gives a tensor of the right shape, or None where it does not apply."""
+"""By function, a rule that returns a tensor of the right shape, or None where it does not apply."""

@@ -32,26 +32,25 @@ Run: TypeAlias = Callable[[Mapping[str, int]], Observation | None]
 """Runs the module at sizes of the input axes; None where it raises."""
 
 Steps: TypeAlias = dict[str, int]
-"""Axes that may vary, and by how much at least."""
+"""Axes that may vary, each with its step, the distance between legal sizes."""
 
 Names: TypeAlias = tuple[tuple[str, ...], ...]
-"""For each input the names of the axes to follow, empty for others."""
+"""For each input the names of the axes along which to follow cells, empty for others."""
 
 LONG_STEP = 6720  # 2^6 * 3 * 5 * 7: a multiple of nearly every stride, window and patch in use
 _LETTERS = {1: "B", 2: "BN", 3: "BNC", 4: "BCHW", 5: "BCTHW"}
 
 
 def name_axes(tensors: Sequence[torch.Tensor], samples: int = 0) -> InputAxes:
-    """Name the axes after the field's habit: `B,C,H,W` for four axes, `B,N,C` for three, `B,H,W` for masks.
+    """Name the axes by the usual layouts: `B,C,H,W` for four axes, `B,N,C` for three, `B,H,W` for integers.
 
-    What lies along zeros and ones of its own size are tokens or samples, not channels, as a waveform beside its mask.
-    Where an input lists edges, `[2, E]` of the rows of another, all that is as long as these is named `N` and `E`.
-
-    Axes of several inputs get one name where letter and size agree, or where a size is found again.
+    `[B, N]` beside a mask of the same shape, such as a waveform, has tokens or samples and no channels. For graphs,
+    whose `edge_index` is `[2, E]`, first axes of that size are `N` or `E`. Axes of several inputs get one name where
+    letter and size agree, or where another input has an axis of that size but for batch and channels.
 
     Args:
         tensors: The inputs.
-        samples: How many there are, where they are known to stand behind tokens or frames: `N,B,C`, `T,B,C,H,W`.
+        samples: The number of samples, where it is known to be on the second axis: `N,B,C`, `T,B,C,H,W`.
     """
     if graph := graph_sizes(tensors):
         return graph_axes(tensors, graph)
@@ -81,7 +80,7 @@ def name_axes(tensors: Sequence[torch.Tensor], samples: int = 0) -> InputAxes:
 
 
 def _is_beside_mask(position: int, tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether a tensor of two axes may be a mask of another input, or what such a mask lies along."""
+    """Whether a tensor of two axes may be a mask of another input, or have such a mask."""
     tensor = tensors[position]
     if tensor.dim() != 2:
         return False
@@ -93,7 +92,7 @@ def _is_beside_mask(position: int, tensors: Sequence[torch.Tensor]) -> bool:
 
 
 def is_sequence(position: int, tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether an input may be samples of tokens or frames, or the other way round: numbers or indices, and no mask."""
+    """Whether an input may be a batch of sequences or clips, batch first or second, and no mask."""
     tensor = tensors[position]
     if tensor.dim() == 5:
         return _letters(tensor)[:2] == "BT"
@@ -102,21 +101,21 @@ def is_sequence(position: int, tensors: Sequence[torch.Tensor]) -> bool:
 
 
 def _is_vague(tensor: torch.Tensor) -> bool:
-    """Whether either of two axes may list channels; such inputs are named by what others beside them list."""
+    """Whether either of two axes may list channels; the axes of such inputs are named last, after the others'."""
     axes = tensor.shape[1:]
     return tensor.dim() == 3 and tensor.is_floating_point() and not (_few(axes[0], axes[1:]) or _few(axes[1], axes[:1]))
 
 
 def settle_letters(axes: InputAxes, run: Run, run_shapes: Callable[[Sequence[Shape]], bool]) -> InputAxes:
-    """Exchange the names of points and channels where the module tells that they stand the other way round.
+    """Exchange the names of points and channels where runs show that they are the other way round.
 
-    Points may grow in number and channels may not; where both may, outputs follow the number of points. So it is with
-    the frames of clips.
+    The number of points may vary and that of channels may not; where both may, outputs depend on the points. The same
+    holds for the frames of clips.
 
     Args:
         axes: Axes as `name_axes` named them.
         run: Runs the module.
-        run_shapes: Whether the module runs at such shapes of its inputs.
+        run_shapes: Whether the module runs at these shapes of its inputs.
     """
     for position, names in enumerate(axes.names):
         channels, points = (next((name for name in names if name[0] in letters), "") for letters in ("C", "NT"))
@@ -130,7 +129,7 @@ def settle_letters(axes: InputAxes, run: Run, run_shapes: Callable[[Sequence[Sha
 
 
 def _stand_exchanged(axes: InputAxes, channels: str, points: str, run: Run) -> bool:
-    """Whether what is called channels lists points, of two axes that no other input has; or frames, by multiples."""
+    """Whether the axis called channels lists points or frames, where no other input has one of the two axes."""
     rows = [run({**axes.example, name: axes.example[name] + 1}) for name in (channels, points)]
     if rows == [None, None]:
         rows = [run({**axes.example, name: 2 * axes.example[name]}) for name in (channels, points)]
@@ -144,7 +143,7 @@ def _stand_exchanged(axes: InputAxes, channels: str, points: str, run: Run) -> b
 def _settled_beside(
     axes: InputAxes, position: int, channels: str, points: str, run_shapes: Callable[[Sequence[Shape]], bool]
 ) -> InputAxes:
-    """As many channels as points, which another input lists too: the names with which the points may grow."""
+    """The names that allow more points, where there are as many channels, and another input has the points too."""
     grown = {points: axes.example[points] + 1}
     if axes.example[channels] != axes.example[points] or run_shapes(axes.shapes(grown)):
         return axes
@@ -179,7 +178,7 @@ def _letters(tensor: torch.Tensor) -> str:
 
 
 def _clip_letters(shape: Sequence[int]) -> str:
-    """Axes of a clip or volume: channels first, unless three colours stand behind the frames or at the end."""
+    """Axes of a clip or volume: channels first, unless an axis of few channels is behind the frames or at the end."""
     if shape[1] == RGB:
         return "BCTHW"
     if _few(shape[4], shape[1:4]) or (shape[4] == RGB and _few(RGB, shape[2:4])):
@@ -193,11 +192,12 @@ COLOURS = (1, 3, 4, 6)
 
 
 def _few(channels: int, cells: Sequence[int]) -> bool:
-    """Whether an axis lists the channels of an input beside axes of cells, wherever it stands."""
+    """Whether an axis is likely the channels of an input: of a usual number that is far below the other axes."""
     return channels in COLOURS and min(cells) >= 4 * channels
 
 
 def _name(letter: str, size: int, example: Mapping[str, int], taken: Sequence[str]) -> str:
+    """The name of an axis: one with this letter and size, another one of this size, or a new one."""
     fresh = (letter, *(f"{letter}{i}" for i in range(2, 99)))
     same_letter = [name for name in example if name.rstrip("0123456789") == letter]
     others = [name for name in example if letter != "B" and name[0] not in "BC"]
@@ -208,14 +208,14 @@ def _name(letter: str, size: int, example: Mapping[str, int], taken: Sequence[st
 
 
 def untie(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool], binary: Collection[int] = ()) -> InputAxes:
-    """Give later inputs axes of their own where the module lets them vary alone, or with others beside them.
+    """Give inputs axes of their own where the module runs if these vary alone, or together with other inputs.
 
-    A mask stays as long as what it lies along, though much code takes any length of it.
+    Not masks: they stay as long as the input that they hide, though much code takes any length.
 
     Args:
         axes: Axes as `name_axes` named them.
-        run_shapes: Whether the module runs at such shapes of its inputs.
-        binary: Inputs that may be masks.
+        run_shapes: Whether the module runs at these shapes of its inputs.
+        binary: Indices of inputs that may be masks.
     """
     for position in (i for i in range(1, len(axes.names)) if i not in binary):
         for name in dict.fromkeys(n for n in axes.names[position] if n[0] not in "BC" and n not in (ENDS, ONE)):
@@ -233,13 +233,13 @@ def untie(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool], binary
 
 
 def _longer(axes: InputAxes, name: str, group: Collection[int]) -> list[Shape]:
-    """The shapes of the inputs with an axis longer by one in some of them."""
+    """The shapes of the inputs, with an axis longer by one in those of a group."""
     rows = enumerate(zip(axes.names, axes.shapes({}), strict=True))
     return [tuple(n + (i in group and one == name) for one, n in zip(*row, strict=True)) for i, row in rows]
 
 
 def _renamed(axes: InputAxes, old: str, group: Collection[int]) -> InputAxes:
-    """The axes with another name for one of them in some inputs."""
+    """The axes, with a new name for one of them in the inputs of a group."""
     letter = old.rstrip("0123456789")
     new = next(f"{letter}{i}" for i in range(2, 99) if f"{letter}{i}" not in axes.example)
     names = tuple(
@@ -251,16 +251,16 @@ def _renamed(axes: InputAxes, old: str, group: Collection[int]) -> InputAxes:
 def find_steps(
     run: Run, axes: InputAxes, *, long_steps: Sequence[int] = (LONG_STEP,), likely_steps: Sequence[int] = ()
 ) -> Steps:
-    """Which axes may vary, and in which steps.
+    """The axes that may vary, with their steps.
 
-    First all but the channels are made longer by one together, which settles most models in one run; then
-    each alone; what refuses that is tried with a long step, which is then divided while it still runs.
+    First all axes but channels are made longer by one together, which is enough for most models; then each alone. For
+    an axis that refuses that, longer steps are tried, and the first that runs is divided by primes while it still runs.
 
     Args:
         run: Runs the module.
         axes: Its input axes.
-        long_steps: Steps to try on an axis that refuses to grow by one.
-        likely_steps: Steps to try before, such as sizes of patches; they too are divided while that runs.
+        long_steps: Steps to try last.
+        likely_steps: Steps to try before, such as sizes of patches.
     """
     example = axes.example
     likely = [name for name in example if name[0] != "C" and name not in (ENDS, ONE)]
@@ -279,7 +279,7 @@ def find_steps(
 
 
 def _find_step(run: Run, name: str, example: Mapping[str, int], guesses: Sequence[int]) -> int | None:
-    """The smallest step found that keeps an axis legal; None where nothing runs but the size itself."""
+    """The step of an axis that refuses to grow by one; None where no guess runs."""
 
     def legal(step: int) -> bool:
         return run({**example, name: example[name] + step}) is not None
@@ -297,14 +297,14 @@ STEP_GUESSES = (1, 2, 4, 7, 8, 14, 16, 28, 32, 48, 56, 64, 96, 112, 128, 192, 22
 
 
 def find_regular_steps(run: Run, axes: InputAxes, steps: Steps) -> Steps:
-    """As `find_steps`, for modules that take some sizes in a row and refuse others further on.
+    """As `find_steps`, for modules that take some consecutive sizes and refuse larger ones.
 
-    A step counts only if several multiples of it run; an axis without one may not vary.
+    A step counts only if several multiples of it run; an axis without such a step may not vary.
 
     Args:
         run: Runs the module.
         axes: Its input axes.
-        steps: What `find_steps` said, which some sizes have contradicted.
+        steps: The result of `find_steps`, with which some sizes did not run.
     """
     example = axes.example
     found: Steps = {}
@@ -321,8 +321,8 @@ def find_regular_steps(run: Run, axes: InputAxes, steps: Steps) -> Steps:
     return found
 
 
-# Offsets in units of the legal step; the letter stands for a long step. Different axes get different rows,
-# so that one run tells them apart.
+# Offsets from the base in units of the step, one column for each run; "L" is a long step. Each axis has its own row, so
+# that axes vary in different ways.
 _SCHEDULE = ((1, "L", -1, 2), ("L", -1, 1, 3), (-1, 2, "L", 1), (2, 1, 3, "L"))
 
 
@@ -331,8 +331,8 @@ def probing_sizes(base: Mapping[str, int], steps: Steps, *, long_step: int) -> l
 
     Args:
         base: The size of every input axis.
-        steps: Axes that may vary.
-        long_step: Length of the long step; negative to go down.
+        steps: The axes that may vary.
+        long_step: Length of the long step; may be negative.
     """
     chosen = []
     varying = list(steps)
@@ -358,16 +358,16 @@ def _offset(offset: int | str, step: int, long_step: int) -> int:
 
 
 def held_out_sizes(base: Mapping[str, int], steps: Steps, *, attempt: int = 0) -> list[list[dict[str, int]]]:
-    """Sizes to check fitted forms on: for each check a list of sizes to try, until one is legal.
+    """Sizes to check fitted forms on: for each of two checks a list of sizes to try until one is legal.
 
-    A module that joins levels after making them twice as large takes sizes in runs, such as 26 to 33 of each 32, at
-    most half of them. Where sizes beside the base are in such a run, the first of the large ones is not, up to runs
-    that come again after 32.
+    A module that joins levels after upsampling them by 2 takes only some sizes, in periodic ranges such as 26 to 33 of
+    each 32, at most half of all. Where the sizes next to the base are in such a range, the first large size is chosen
+    to lie outside of it, for periods up to 32.
 
     Args:
         base: The size of every input axis.
-        steps: Axes that may vary.
-        attempt: Which time this is asked; another number gives other sizes.
+        steps: The axes that may vary.
+        attempt: Another number gives other sizes.
     """
 
     def scaled(numerator: int, denominator: int, shift: int) -> dict[str, int]:
@@ -386,11 +386,11 @@ def held_out_sizes(base: Mapping[str, int], steps: Steps, *, attempt: int = 0) -
 
 
 _RUNS = (16, 32)
-"""After how many sizes the runs of legal ones come again that the first large size is beside, axis by axis."""
+"""The periods of ranges of legal sizes that the first large size avoids, in turn for the axes."""
 
 
 def _beside_runs(base: Mapping[str, int], steps: Steps, sizes: Mapping[str, int]) -> dict[str, int]:
-    """The sizes next above those given that are half a period and one from the base."""
+    """The next sizes from the given ones on that are half a period plus one from the base, modulo the period."""
     cells = [name for name, step in steps.items() if step == 1 and name[0] not in "BC"]
     return {
         name: sizes[name] + (base[name] + period // 2 + 1 - sizes[name]) % period

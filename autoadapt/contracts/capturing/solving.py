@@ -1,4 +1,7 @@
-"""Solving: from shapes seen at a few sizes to dims that hold at every size."""
+"""Solving: from the shapes of a few runs to dims that hold at every size, with further runs where these leave a choice.
+
+A column is one axis of one tensor: its size in every run. Equal columns get the same dim.
+"""
 
 from __future__ import annotations
 
@@ -25,37 +28,40 @@ Column: TypeAlias = tuple[int, ...]
 """One axis of one leaf: its size in every observation, in order."""
 
 MOST_EXTRA_PROBES = 16
+"""Runs to distinguish candidates."""
 DENSE_PROBES = 64
+"""Consecutive sizes along one axis, for forms that no other search finds."""
 
 
 class UnexplainedError(CaptureError):
-    """An axis of an output fits no form."""
+    """An axis of an output is no function of the input axes that any search finds."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Dims of the outputs and of what inner modules return; `unverified` names outputs never checked."""
+    """The dims of outputs and inner outputs."""
 
     outputs: tuple[tuple[Dim, ...], ...]
     inner: dict[InnerKey, tuple[Dim, ...]]
     unverified: tuple[str, ...]
+    """Paths of outputs whose dims were not checked on held-out sizes, since none was legal."""
     smallest: dict[str, int]
+    """The smallest size of each axis that was seen to run."""
     bounded: bool = False
-    """Whether images smaller than that are refused."""
+    """Whether smaller images are refused."""
 
     def as_seen(self, maps: Mapping[InnerKey | int, tuple[Dim, ...]]) -> Solution:
-        """The same with the dims of some tensors, outputs by number, as a run for real told them."""
+        """The same with other dims of some tensors, outputs by number, as a real run showed them."""
         outputs = tuple(maps.get(i, dims) for i, dims in enumerate(self.outputs))
         return replace(self, outputs=outputs, inner={key: maps.get(key, dims) for key, dims in self.inner.items()})
 
 
 @dataclass
 class _Evidence:
-    """Everything seen so far; grows while `solve` runs."""
+    """All runs so far; grows while `solve` runs."""
 
     sizes: list[Sizes]
     seen: list[Observation]
-    fixed: Mapping[str, int]
     steps: Steps
     reach: int
     most: int
@@ -78,7 +84,7 @@ class _Evidence:
         return True
 
     def reaches(self, base: Sizes, point: Sizes) -> bool:
-        """Whether a size is near enough to the base to be probed."""
+        """Whether a size may be probed: not too far above the base, nor too large in all."""
         near = all(size <= base[name] + self.reach for name, size in point.items())
         return near and math.prod(point.values()) <= self.most
 
@@ -88,7 +94,7 @@ class _Evidence:
         return {column: None for leaf in leaves for column in zip(*leaf, strict=True)}
 
     def inner_shapes(self) -> dict[InnerKey, list[tuple[int, ...]]]:
-        """In every observation the shape of each tensor inside that is there in all, with equally many axes."""
+        """The shapes, in every observation, of each inner output that is in all of them with as many axes."""
         steady, found = _called_equally_often(self.seen), {}
         for key in self.seen[0].inner:
             shapes = [observation.inner[key].shape for observation in self.seen if key in observation.inner]
@@ -100,7 +106,7 @@ class _Evidence:
         return list(zip(self.sizes, column, strict=True))
 
     def shows(self, dim: Dim, column: Column) -> bool:
-        """Whether a form has the sizes of a column."""
+        """Whether a dim agrees with a column."""
         return all(dim.evaluate(sizes) == size for sizes, size in self.samples(column))
 
     def fits(self, column: Column, known: Iterable[Dim] = ()) -> list[Dim]:
@@ -125,14 +131,14 @@ def solve(
         run: Runs the module.
         base: The sizes around which to probe further.
         steps: Axes that may vary.
-        first: What the scheduled probes saw.
-        reach: How far above the base further probes may lie.
-        most: What the sizes of a further probe may come to, multiplied.
+        first: The runs so far, with their sizes.
+        reach: How far above the base the sizes of further probes may be.
+        most: The largest product of the sizes of a further probe.
 
     Raises:
-        CaptureError: An axis fits no form, or the outputs are not the same at every size.
+        CaptureError: An axis is no function of the input axes, or containers depend on the size.
     """
-    evidence = _Evidence([first[0][0]], [first[0][1]], base, steps, reach, most)
+    evidence = _Evidence([first[0][0]], [first[0][1]], steps, reach, most)
     for sizes, observation in first[1:]:
         evidence.add(sizes, observation)
     checked = False
@@ -149,7 +155,7 @@ def solve(
 
 
 def _find_smallest(run: Run, evidence: _Evidence, base: Sizes) -> bool:
-    """Whether small images are refused; then the smallest that run are found by halving."""
+    """Whether small images are refused; if so, the smallest that run are found by bisection and added as evidence."""
     sides = [name for name in evidence.steps if name in ("H", "W")]
     small = [sizes for sizes in evidence.refused if sides and all(sizes[name] < base[name] for name in sides)]
     if not small or any(all(sizes[n] <= small[-1][n] for n in sides) for sizes in evidence.sizes):
@@ -166,7 +172,7 @@ def _find_smallest(run: Run, evidence: _Evidence, base: Sizes) -> bool:
 
 
 def _settle(run: Run, evidence: _Evidence, base: Sizes) -> dict[Column, Dim]:
-    """Probe until every output axis has one form left; returns it by column."""
+    """Probe until one candidate is left for each column of the outputs; returns these dims."""
     for _ in range(MOST_EXTRA_PROBES):
         candidates = _candidates(evidence, evidence.output_columns())
         missing = [column for column, dims in candidates.items() if not dims]
@@ -186,9 +192,9 @@ def _settle(run: Run, evidence: _Evidence, base: Sizes) -> dict[Column, Dim]:
 
 
 def _settle_inside(run: Run, evidence: _Evidence, base: Sizes) -> None:
-    """Probe until the axes of maps inside have one form left too, as far as a few more sizes can tell.
+    """The same for inner maps, as far as a few more sizes can tell.
 
-    Outputs such as `[B, 1000]` tell nothing of how strides round inside.
+    Outputs such as `[B, 1000]` do not show how strides round inside.
     """
     left = set(evidence.inner_shapes())
     for _ in range(MOST_EXTRA_PROBES):
@@ -203,16 +209,16 @@ def _settle_inside(run: Run, evidence: _Evidence, base: Sizes) -> None:
 
 
 def _candidates(evidence: _Evidence, columns: Iterable[Column]) -> dict[Column, list[Dim]]:
-    """Forms for each column; single ones first, since products are made of them."""
+    """Candidates for each column; those of one axis are fitted first, since products are made from them."""
     found = {column: evidence.fits(column) for column in columns}
     known = list(dict.fromkeys(dims[0] for dims in found.values() if dims and dims[0].axes))
     return {column: dims or evidence.fits(column, known) for column, dims in found.items()}
 
 
 def _splitting_point(evidence: _Evidence, base: Sizes, candidates: Iterable[list[Dim]]) -> Sizes | None:
-    """A size that tells apart the forms of the most ambiguous axis; None where all are settled.
+    """A size at which the candidates for some column differ, those with the most first; None where there is none.
 
-    What near sizes cannot tell apart, such as strides of 511 and 512, far ones may.
+    Near sizes are tried first; strides such as 511 and 512 differ at far ones only.
     """
     unsettled = sorted((dims for dims in candidates if len(dims) > 1), key=len, reverse=True)
     for prime in _NEAR_AND_FAR if unsettled else ():
@@ -226,11 +232,11 @@ def _splitting_point(evidence: _Evidence, base: Sizes, candidates: Iterable[list
 
 
 _NEAR_AND_FAR = (257, 2053)
-"""Primes above the strides that are searched first, and above all."""
+"""Primes just above the largest stride that is searched first, and above the largest of all."""
 
 
 def _neighbours(base: Sizes, steps: Steps, prime: int) -> list[dict[str, int]]:
-    """Legal sizes around the base; the axes run through them in different orders."""
+    """Legal sizes above the base; the axes run through them in different orders."""
     points = []
     for unit in range(1, prime):
         point = dict(base)
@@ -241,7 +247,7 @@ def _neighbours(base: Sizes, steps: Steps, prime: int) -> list[dict[str, int]]:
 
 
 def _probe_densely(run: Run, evidence: _Evidence, base: Sizes) -> bool:
-    """Many sizes in a row along each axis alone, for forms that have no short name; once only."""
+    """Run at consecutive sizes along each axis alone; False where nothing new was run."""
     added = False
     for name, step in evidence.steps.items():
         for unit in range(1, DENSE_PROBES + 1):
@@ -252,7 +258,11 @@ def _probe_densely(run: Run, evidence: _Evidence, base: Sizes) -> bool:
 def _hold_out(
     run: Run, evidence: _Evidence, dims: Mapping[Column, Dim], checks: Sequence[Sequence[Sizes]]
 ) -> tuple[bool, list[Column]]:
-    """Check on sizes that nothing was fitted on; a size that contradicts becomes evidence."""
+    """Check dims on held-out sizes, which become evidence.
+
+    Returns:
+        Whether any of these sizes ran, and the columns that did not agree.
+    """
     columns, checked = list(evidence.output_columns()), False
     faults: list[Column] = []
     for options in checks:
@@ -267,7 +277,7 @@ def _hold_out(
 
 
 def _extended(evidence: _Evidence, columns: Sequence[Column]) -> list[set[int]]:
-    """For each earlier column, the values that its leaves show in the newest observation."""
+    """For each column without the newest observation, the sizes that its axes have there."""
     found: dict[Column, set[int]] = {column: set() for column in columns}
     count = len(columns[0]) if columns else 0
     for leaf in zip(*[observation.shapes for observation in evidence.seen], strict=True):
@@ -308,13 +318,13 @@ def _solution(evidence: _Evidence, dims: Mapping[Column, Dim], checked: bool) ->
 
 
 def _parts(dims: Iterable[Dim]) -> list[Dim]:
-    """The axes of outputs and what pooling makes of them: of several forms, axes inside have one of these."""
+    """Dims of outputs, and their floors and ceils of small divisors, which are preferred for inner maps."""
     varying = [dim for dim in dims if len(dim.axes) == 1]
     return [part for by in range(1, _MOST_POOLED + 1) for dim in varying for part in (dim // by, dim.ceildiv(by))]
 
 
 _MOST_POOLED = 8
-"""By what cells of an output are pooled at most."""
+"""The largest of these divisors."""
 
 
 def _called_equally_often(seen: Sequence[Observation]) -> set[str]:
@@ -324,7 +334,7 @@ def _called_equally_often(seen: Sequence[Observation]) -> set[str]:
 
 
 def _check_alike(first: Observation, other: Observation, sizes: Sizes, other_sizes: Sizes) -> None:
-    """Trees, ranks and dtypes may not depend on the size."""
+    """Refuse outputs whose tree or number of axes depends on the size."""
     at = f"{_sizes_text(sizes)} against {_sizes_text(other_sizes)}"
     if first.tree != other.tree:
         expected, found = set(first.paths), set(other.paths)
@@ -371,7 +381,7 @@ def _unexplained(evidence: _Evidence, columns: Sequence[Column]) -> CaptureError
 
 
 def _other_constant(left: Tree, right: Tree, path: Path = ()) -> tuple[Path, object, object] | None:
-    """The first number or text that differs between two trees of one form: its place and both values."""
+    """The first constant that differs between two trees of the same containers: its path and both values."""
     match left, right:
         case Container(keys=keys, children=one), Container(children=other):
             pairs = zip(keys, one, other, strict=False)

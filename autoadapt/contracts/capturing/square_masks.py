@@ -1,4 +1,4 @@
-"""Square masks: `[N, N]` by their size, where there are as many samples as tokens."""
+"""Square masks: whether a square mask is `[B, N]` or `[N, N]`, where there are as many samples as tokens."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ __all__ = ["settle_pairs"]
 
 
 def settle_pairs(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool]) -> InputAxes:
-    """As many samples as tokens: a mask `[N, N]` of all pairs is one of samples, unless the module refuses that.
-
-    Many take no notice of a mask that hides nothing, and so run with either.
+    """Take a square mask for `[B, N]`, where there are as many samples as tokens and the module runs with one.
 
     Args:
-        axes: Axes as `name_axes` named them.
-        run_shapes: Whether the module runs at such shapes of its inputs.
+        axes: Axes as `name_axes` named them, `[N, N]` for square masks.
+        run_shapes: Whether the module runs at these shapes of its inputs.
     """
     example, pairs = axes.example, {("N", "N"), ("N2", "N2")}
     if example.get("B") is None or not pairs & {*axes.names}:

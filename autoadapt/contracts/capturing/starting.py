@@ -1,4 +1,4 @@
-"""Starting: the first run of a capture, which tells whether the others go without values or with them."""
+"""Starting: the first run of a capture, which decides whether the others are on the meta device or real."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ from autoadapt.contracts.trees import flatten
 __all__ = ["Start", "start"]
 
 PATIENCE = 1.0
-"""Seconds that a run without values may take before one with them is tried: a capture makes some thirty."""
+"""Seconds that a run on the meta device may take before a real one is tried: a capture makes some thirty."""
 WARM = 4.0
-"""Seconds above which a first run is no longer put down to what PyTorch loads in it."""
+"""Seconds above which a slow first run is not explained by what PyTorch loads in it, and is not repeated."""
 GAIN = 2.0
-"""How many times faster runs with values must be to be taken."""
+"""How many times faster real runs must be to be used."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a capture goes on from."""
+    """The result of the first run."""
 
     probe: Probe
+    """The probe for all further runs."""
     first: Observation
-    """What came out at the example."""
+    """The run at the example."""
     followed: Names
-    """For each input the names of the axes that were followed in that run."""
+    """The axes along which cells were followed in that run."""
     needs_values: bool
-    """Whether the module runs for real alone. Else sizes are chosen, and runs confirmed, in the same way by either
-    probe, so that the signature does not depend on which was faster."""
+    """Whether the module runs for real only. Else the capture goes on in the same way with either probe, so that the
+    signature does not depend on which was faster."""
 
 
 def start(module: nn.Module, arguments: Arguments, *, inner: bool, real: bool, patience: float = PATIENCE) -> Start:
-    """A probe and what its first run gave: on the meta device where the module runs there, else for real.
+    """A probe with its first run: on the meta device where the module runs there, else a real one.
 
-    A loop of many small operations, as in farthest point sampling, takes longer on the meta device than with values,
-    since each is told its shapes by Python. Where the first run is slow, the cheaper of the two is taken.
+    A loop of many small operations, as in farthest point sampling, is slower on the meta device than with values, since
+    Python computes the shapes of each. Where the first run is slow, the faster of the two is taken.
 
     Args:
-        module: The module; never run itself.
-        arguments: One call that is known to be meant.
-        inner: Note what inner modules return.
-        real: Run for real in any case.
-        patience: Seconds that a run on the meta device may take before one for real is tried.
+        module: The module; only copies of it run.
+        arguments: The example call.
+        inner: Note inner outputs.
+        real: Use real runs in any case.
+        patience: Seconds that a run on the meta device may take before a real one is tried.
 
     Raises:
         CaptureError: The module raises in both.
@@ -71,7 +72,7 @@ def start(module: nn.Module, arguments: Arguments, *, inner: bool, real: bool, p
 
 
 def _likely_to_vary(arguments: Arguments) -> Names:
-    """Of images the names of all axes but channels, so that the first run can note where cells lie as well."""
+    """The names of all axes but channels, where an input is an image, to follow cells in the first run already."""
     names = name_axes(flatten(arguments.values)[1]).names
     if not any({"H", "W"} <= set(one) for one in names):
         return ()
@@ -84,7 +85,7 @@ def _timed(probe: Probe, follow: Names = ()) -> tuple[Observation, float]:
 
 
 def _may_run(module: nn.Module, arguments: Arguments, probe: Probe) -> bool:
-    """Whether a real pass is affordable and tells as much; images are probed at sizes that take too much memory."""
+    """Whether real runs may replace those on the meta device; not for images, whose probes are too large for memory."""
     _, tensors = flatten(arguments.values)
     if on_meta_device(module) or any(tensor.is_meta or tensor.dim() > 3 for tensor in tensors):
         return False
@@ -92,20 +93,20 @@ def _may_run(module: nn.Module, arguments: Arguments, probe: Probe) -> bool:
 
 
 def _cheaper(meta: Probe, first: Observation, seconds: float, real: Probe) -> Start:
-    """The faster probe, of one that ran and one that did not yet; the slower one where they tell different things."""
+    """The real probe if it is faster and observes the same, else that on the meta device."""
     try:
         other, real_seconds = _timed(real)
         if real_seconds * GAIN < seconds < WARM:
             _, seconds = _timed(meta)
     except ProbeError:
         return Start(meta, first, (), needs_values=False)
-    if _told(other) == _told(first) and real_seconds * GAIN < seconds:
+    if _compared(other) == _compared(first) and real_seconds * GAIN < seconds:
         return Start(real, other, (), needs_values=False)
     return Start(meta, first, (), needs_values=False)
 
 
-def _told(seen: Observation) -> object:
-    """What a signature takes from a first run."""
+def _compared(seen: Observation) -> object:
+    """What a signature takes from a first run, as one value."""
     inner = [
         (key, leaf.shape, leaf.dtype, leaf.contiguous, leaf.same_as, leaf.reads) for key, leaf in seen.inner.items()
     ]

@@ -1,7 +1,7 @@
-"""Told statistics: what modules of known libraries tell of the images that they expect.
+"""Told statistics: the normalisation of images that modules of known libraries have in their configuration.
 
-A reader is a function that knows one library; it looks at attributes alone, so that no library is imported here.
-What a module tells is what its published weights were trained on, also where they are not loaded.
+A reader is a function that knows one library; it only reads attributes, so that no library is imported here.
+Statistics are those of a module's published weights, even if these are not loaded.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _READERS: list[Reader] = []
 
 
 def statistics_reader(reader: Reader) -> Reader:
-    """Register what reads the statistics of modules of one library; the last one registered is asked first."""
+    """Register the reader of a library, as a decorator; the last one registered is asked first."""
     _READERS.insert(0, reader)
     return reader
 
 
 def told_statistics(module: nn.Module) -> Statistics | None:
-    """What a module tells of its images; None where no reader knows."""
+    """The statistics of a module's images; None where no reader finds any."""
     for reader in _READERS:
         with contextlib.suppress(AdaptError, LookupError, TypeError, ValueError, AttributeError):
             found = reader(module)
@@ -45,7 +45,7 @@ def told_statistics(module: nn.Module) -> Statistics | None:
 
 
 def statistics_told(module: nn.Module, inputs: Values) -> Statistics | None:
-    """What a module tells of the one image among its inputs, where the number of channels is right."""
+    """The statistics of the one image among a module's inputs, where they have its number of channels."""
     image, told = image_of(inputs), told_statistics(module)
     fits = told is not None and image is not None and told.channels in (None, image[1])
     return told if fits else None
@@ -53,7 +53,7 @@ def statistics_told(module: nn.Module, inputs: Values) -> Statistics | None:
 
 @statistics_reader
 def _of_timm(module: nn.Module) -> Statistics | None:
-    """`pretrained_cfg`, also of what transformers and segmentation_models_pytorch put around a model of timm."""
+    """timm's `pretrained_cfg`, also inside of wrappers of transformers and segmentation_models_pytorch."""
     name = type(module).__module__
     if name.startswith(("transformers.models.timm_", "segmentation_models_pytorch.encoders.timm")):
         inner = [child for child in module.children() if "pretrained_cfg" in vars(child)]
@@ -74,9 +74,9 @@ def _numbers(values: Iterable[Any]) -> tuple[float, ...]:
 
 @statistics_reader
 def _of_torchvision(module: nn.Module) -> Statistics | None:
-    """The transforms of all published weights of a class, where they agree; or of those that a model was loaded by.
+    """The transforms of all published weights of the model, or of its class where its name is not known.
 
-    Where they do not agree, those of the weights of as many parameters are taken.
+    Where these do not agree, those of the weights with as many parameters.
     """
     home = type(module).__module__
     if not home.startswith("torchvision.models."):
@@ -96,7 +96,7 @@ def _lists_weights(found: Any) -> bool:
 
 
 def _of_weights(weights: Any) -> Statistics | None:
-    """Weights without categories are parts for detectors, trained on other images."""
+    """The statistics of some weights; None for weights without categories, which are parts of detectors."""
     if not weights.meta.get("categories"):
         return None
     transforms = weights.transforms()
@@ -107,7 +107,7 @@ def _of_weights(weights: Any) -> Statistics | None:
 
 @statistics_reader
 def _of_detectors(module: nn.Module) -> Statistics | None:
-    """Detectors of torchvision and models of ultralytics take pixels from 0 to 1 and do the rest themselves."""
+    """Detectors of torchvision and models of ultralytics take pixels from 0 to 1 and normalise them themselves."""
     homes = {kind.__module__ for kind in type(module).__mro__}
     takes_pixels = "torchvision.models.detection.generalized_rcnn" in homes or "ultralytics.nn.tasks" in homes
     takes_pixels = takes_pixels or any(
@@ -117,7 +117,7 @@ def _of_detectors(module: nn.Module) -> Statistics | None:
 
 
 _TURNS = ("_channel_conversion", "channel_conversion", "to_rgb")
-"""What says that colours are turned: in mmengine and what derives of it, in mmseg, in mmpretrain and mmaction."""
+"""Attributes for whether channels are reversed: of mmengine and derived classes, of mmseg, of mmpretrain, mmaction."""
 
 
 @statistics_reader
@@ -130,7 +130,7 @@ def _of_mmengine(module: nn.Module) -> Statistics | None:
     mean, std = getattr(preprocessor, "mean", None), getattr(preprocessor, "std", None)
     if not isinstance(mean, torch.Tensor) or not isinstance(std, torch.Tensor) or mean.is_meta:
         return None
-    # images are read as BGR; mean and standard deviation are of what they are turned to
+    # images are read as BGR; mean and standard deviation are those after the reversal
     turned = {vars(preprocessor)[name] for name in _TURNS if name in vars(preprocessor)}
     if len(turned) != 1:
         return None
@@ -140,7 +140,7 @@ def _of_mmengine(module: nn.Module) -> Statistics | None:
 
 @statistics_reader
 def _of_transformers(module: nn.Module) -> Statistics | None:
-    """The image processor saved beside the weights that a model was loaded from; nothing is fetched."""
+    """The image processor's config beside the weights that a model was loaded from; nothing is downloaded."""
     if not type(module).__module__.startswith("transformers."):
         return None
     config = vars(module).get("config")
@@ -164,7 +164,7 @@ def _of_processor(told: Mapping[str, Any]) -> Statistics | None:
 
 
 def _file_of(name: str, file: str, revision: str | None) -> Path | None:
-    """A file of a folder, or of a repository in the cache."""
+    """A file in a folder, or of a Hugging Face repository in the cache."""
     if (Path(name) / file).is_file():
         return Path(name) / file
     hub = sys.modules.get("huggingface_hub")
@@ -176,9 +176,9 @@ def _file_of(name: str, file: str, revision: str | None) -> Path | None:
 
 @statistics_reader
 def _of_smp(module: nn.Module) -> Statistics | None:
-    """The settings of a model of segmentation_models_pytorch, or of its encoder, as far as they are in the cache.
+    """The settings of the encoder of a model of segmentation_models_pytorch, where they are in the cache.
 
-    Whoever loads weights has their settings there. An encoder does not know its name: those of its class have to agree.
+    They are if weights were loaded. A bare encoder does not know its name, so all of its class have to agree.
     """
     known = getattr(sys.modules.get("segmentation_models_pytorch.encoders"), "encoders", {})
     if type(module).__module__.startswith("segmentation_models_pytorch.encoders."):

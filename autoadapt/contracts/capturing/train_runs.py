@@ -1,4 +1,4 @@
-"""Train runs: what a module returns in train mode, or that it raises there."""
+"""Train runs: what a module returns, or raises, in train mode."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from autoadapt.errors.printable import visible
 __all__ = ["in_train_mode", "spec_of", "train_outputs"]
 
 _OF_THE_RUN = ("meta", "device", "not implemented", "more than 1 value per channel", "grad")
-"""What an error says that is due to how the run was made: without values, at one size, with gradients."""
+"""Words in errors that are due to how the run is made: without values, at one size, with gradients."""
 
 
 def in_train_mode(probe: Probe, shapes: Sequence[Shape]) -> tuple[Observation | None, str]:
-    """A run in train mode, or what the module raises there; losses may ask for more than the inputs."""
+    """A run in train mode; or None, and the message of what the module raised, such as for missing targets."""
     with contextlib.suppress(SignatureError):
         try:
             return probe.run(shapes, training=True), ""
@@ -31,7 +31,7 @@ def in_train_mode(probe: Probe, shapes: Sequence[Shape]) -> tuple[Observation | 
 
 
 def train_outputs(found: Observation | None, first: Observation | None) -> Values | None:
-    """What comes out in train mode, where that is something else than in eval mode."""
+    """The outputs in train mode at one size; None where they are as in eval mode."""
     if found is None or first is None or any(found.kinds):
         return None
     if (found.tree, found.shapes, found.dtypes) == (first.tree, first.shapes, first.dtypes):
@@ -41,7 +41,7 @@ def train_outputs(found: Observation | None, first: Observation | None) -> Value
 
 
 def spec_of(dtype: torch.dtype, dims: tuple[Dim, ...], role: Role | None = None, same_as: str = "") -> TensorSpec:
-    """The spec of a tensor; its role is that of most of its dtype where none is told."""
+    """The spec of a tensor; without a role, that of its dtype: floats are features, booleans masks."""
     floating = dtype.is_floating_point or dtype.is_complex
     default: Role = "feature" if floating else "mask" if dtype is torch.bool else "other"
     return TensorSpec(dtype=dtype_name(dtype), dims=dims, role=role or default, same_as=same_as)

@@ -1,4 +1,4 @@
-"""Trunks: what is left of a module without its head, where only the head asks for images of certain sizes."""
+"""Trunks: a module without its head, where only the head requires images of one size."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from autoadapt.errors.printable import visible
 __all__ = ["asks_for_a_size", "trunk_signature"]
 
 LARGER = (64, 32)
-"""How much larger images a trunk is to take in a first trial, as every usual stride allows."""
+"""By how much the first trial enlarges height and width: multiples of all usual strides."""
 STEPS = (-3, -1, 1, 2, 3, 5, 7, 11, 13, 19)
-"""How many steps larger they are then: some branches round otherwise than others, and fit at most sizes only."""
+"""By how many steps further trials enlarge them, since branches that round in different ways fit at some sizes only."""
 
 
 def asks_for_a_size(signature: Signature) -> bool:
-    """Whether a module takes images of one size only, or none that are much smaller than the example."""
+    """Whether a module takes images of one size only, or none below three quarters of the example."""
     images = [spec for spec in signature.inputs.leaves if len(spec.dims) == 4 and spec.is_floating]
     sizes = [signature.axes.get(name) for name in ("H", "W")]
     return bool(images) and any(one is None or not one.step or 4 * one.smallest > 3 * one.example for one in sizes)
@@ -41,19 +41,19 @@ def trunk_signature(
     inside: Mapping[InnerKey, InnerLeaf],
     capture: Callable[[nn.Module, Arguments], Signature],
 ) -> Signature | None:
-    """The signature of a module without all that runs after its last feature map, and without outputs.
+    """The signature of a module without outputs, and without all modules that run after its last feature map.
 
-    A pooling of fixed size before a linear layer makes a classifier ask for one size of image; its feature maps are
-    to be had at any.
+    A pooling of fixed size, or a flatten, before a linear layer restricts a classifier to one image size; its feature
+    maps exist at any.
 
     Args:
-        module: The whole.
-        arguments: One call of it.
-        inside: What inner modules return in that call.
-        capture: Captures a module, with what inner modules return.
+        module: The whole module.
+        arguments: The example call.
+        inside: The inner outputs of that call.
+        capture: Captures a module with its inner outputs.
 
     Returns:
-        None where nothing runs after the last feature map, or what is left asks for a size as well.
+        The signature; None where no module runs after the last feature map, or the rest requires a size as well.
     """
     tensors = flatten(arguments.values)[1]
     image = next((tensor.shape for tensor in tensors if tensor.dim() == 4 and tensor.is_floating_point()), None)
@@ -90,7 +90,7 @@ def _is_map(leaf: InnerLeaf, image: Sequence[int]) -> bool:
 
 
 def _beginning_after(inside: Mapping[InnerKey, InnerLeaf], finished: int) -> list[str]:
-    """Modules of which all calls begin later, without those inside others of them."""
+    """The outermost modules whose calls all begin after a time."""
     first: dict[str, int] = {}
     for (path, _, _), leaf in inside.items():
         first[path] = min(first.get(path, leaf.started), leaf.started)
@@ -99,7 +99,7 @@ def _beginning_after(inside: Mapping[InnerKey, InnerLeaf], finished: int) -> lis
 
 
 def _takes(trunk: nn.Module, arguments: Arguments, more: tuple[int, int]) -> bool:
-    """Whether it runs on images that are so much higher and wider."""
+    """Whether it runs on images that are higher and wider by some pixels."""
     shapes = [_larger(tensor, more) for tensor in flatten(arguments.values)[1]]
     try:
         Probe(trunk, arguments, real=False, inner=False).run(shapes)
@@ -123,9 +123,9 @@ def _cost(module: nn.Module, path: str, inside: Mapping[InnerKey, InnerLeaf]) ->
 
 
 def _without_outputs(found: Signature, costs: Mapping[str, Mapping[str, int]], end: int) -> Signature:
-    """Without outputs, and without what was returned after the last feature map: a part of the head made it.
+    """A signature without outputs, and in which inner outputs behind the last feature map are no sources.
 
-    The modules that did nothing in the place of the head stay known, with its costs, so that plans cut them.
+    The modules of the head stay among the inner outputs, with their costs, so that plans cut them.
     """
     nothing = Values(tree=Container(kind="tuple", keys=(), children=()), leaves=())
     no_source = TensorSpec(dtype="f32", dims=())

@@ -1,4 +1,4 @@
-"""Usual sizes: of images in use, and how much a pass at one of them may take."""
+"""Usual sizes: common image sizes that a module takes, where a pass at one is affordable."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from autoadapt.contracts.capturing.sizing import InputAxes, Steps
 __all__ = ["cells_of", "usual_images", "usual_sizes"]
 
 USUAL_SIZES = (224, 256, 384, 512, 640)
-"""Heights and widths, in pixels, of images in use."""
+"""Common heights and widths of images, in pixels."""
 
 
 def usual_images(axes: InputAxes, steps: Steps, work: Work, images: int) -> dict[str, int] | None:
-    """The smallest usual size that some images may have, if the example has none and a pass is affordable."""
+    """The smallest usual size that is legal, if the example has none and a pass of `images` images is affordable."""
     example = axes.example
     if work.multiply_adds == 0 or (example.get("H") == example.get("W") and example.get("H") in USUAL_SIZES):
         return None
@@ -31,12 +31,12 @@ def usual_images(axes: InputAxes, steps: Steps, work: Work, images: int) -> dict
 
 
 def cells_of(sizes: Mapping[str, int]) -> list[int]:
-    """What the work of a pass grows with: all axes but channels."""
+    """The sizes of all axes but channels, whose product the work of a pass grows with."""
     return [size for name, size in sizes.items() if name[0] != "C"]
 
 
 def usual_sizes(axes: InputAxes, steps: Steps) -> list[dict[str, int]]:
-    """The example with images of sizes in use, where these are legal."""
+    """The example with images of usual sizes, as far as these are legal."""
     example = axes.example
     if "H" not in steps or "W" not in steps:
         return []

@@ -1,4 +1,4 @@
-"""Value bounds: which tensors an activation leaves within bounds, told by the operation that made them."""
+"""Value bounds: the bounds within which activations leave the values of tensors, by the operations that run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["CLAMPING", "value_bounds_followed"]
 
 
 def value_bounds_followed() -> Follower[Bound]:
-    """Follows them from activations through what moves or averages values.
+    """Follows bounds from activations through operations that move or average values.
 
-    Values alone do not tell: small ones lie between 0 and 1 by chance.
+    Values alone do not show them: they may lie between 0 and 1 by chance.
     """
     made = {name: _always(bound) for bound, names in _MADE.items() for name in names}
     made |= dict.fromkeys(CLAMPING, _clamped)
@@ -23,12 +23,13 @@ def _always(bound: Bound | None) -> Rule[Bound]:
 
 
 def _clamped(made: Made[Bound]) -> Bound | None:
-    """Of what is cut off below 0, as by ReLU6."""
+    """The bound of `clamp` and the like, where they cut off at 0 or above."""
     least = made.named.get("min", made.named.get("min_val"))
     return "never negative" if isinstance(least, int | float) and least >= 0 else None
 
 
 def _kept(made: Made[Bound]) -> Bound | None:
+    """The bound of all given tensors, where they share one."""
     told = {*made.told}
     return told.pop() if len(told) == 1 else None
 
@@ -38,10 +39,10 @@ _MADE: dict[Bound, tuple[str, ...]] = {
     "between 0 and 1": ("sigmoid", "hardsigmoid"),
     "between -1 and 1": ("tanh",),
 }
-"""Activations, by the bounds of what they return."""
+"""Activations by the bounds of their results."""
 
 CLAMPING = frozenset({"hardtanh", "clamp", "clamp_min"})
-"""Operations whose arguments tell the bounds."""
+"""Operations whose arguments are the bounds."""
 
 _KEEPING = frozenset(
     {
@@ -52,4 +53,4 @@ _KEEPING = frozenset(
         *("mean", "amax", "amin", "max", "min", "upsample_nearest2d", "upsample_bilinear2d", "index", "gather"),
     }
 )
-"""Operations that move, pick or average values."""
+"""Operations that move, select or average values."""

@@ -1,4 +1,4 @@
-"""Regions: a part of a model that is no submodule, found by running the model."""
+"""Regions: consecutive modules of a model that are captured and replaced together, found by tracing a run."""
 
 from autoadapt.contracts.capturing.regions.boundaries import find_region
 from autoadapt.contracts.capturing.regions.forms import Form, form_of, form_text, is_like, loosened

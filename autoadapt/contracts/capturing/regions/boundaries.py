@@ -1,4 +1,7 @@
-"""Boundaries: what enters a region and what leaves it, read off a trace."""
+"""Boundaries: the values that enter and leave a region, found in traces of the whole model.
+
+Values are numbers, as in `traces`; members are the modules of the region, and a round is one pass through it.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,18 @@ __all__ = ["find_region"]
 
 
 def find_region(model: nn.Module, traces: Sequence[Trace], region: RegionPath, outputs: Collection[str] = ()) -> Region:
-    """The region that some paths mean, as runs of the model show it.
+    """The region of some paths, from traces of the model.
 
     Args:
         model: The model.
-        traces: One run, or one in each mode; what is read in any of them counts.
+        traces: One trace, or one for each mode; a value that is read in any of them counts as read.
         region: A list of paths, or a span `first:last` in order of calls.
-        outputs: Names of leaves that count as read, whoever reads them.
+        outputs: Names of leaves that count as read in any case.
 
     Raises:
-        CaptureError: It is none: it shares a module with the rest, or something else stands between its members.
+        CaptureError: They are no region: it shares parameters with the rest of the model, other modules with weights
+        run
+            between its members, or values enter after its first member.
     """
     members = find_members(model, traces[0], region)
     _refuse_shared(model, members, region)
@@ -49,10 +54,10 @@ def find_region(model: nn.Module, traces: Sequence[Trace], region: RegionPath, o
 
 
 def _refuse_shared(model: nn.Module, members: Sequence[str], region: RegionPath) -> None:
-    """Refuse members of which the rest of the model holds a part as well: it would keep that.
+    """Refuse members whose parameters the rest of the model holds too, and would keep.
 
     Raises:
-        CaptureError: There is such a part.
+        CaptureError: There are such parameters.
     """
     inner = {id(model.get_submodule(path)) for path in members}
     named = list(model.named_modules(remove_duplicate=False))
@@ -82,7 +87,7 @@ def _with_remedy(faults: Iterable[Mismatch], closed: Iterable[str]) -> list[Mism
 
 
 def _rounds_of(trace: Trace, members: Sequence[str], wanted: _Wanted) -> list[_Round]:
-    """The passes through a region: its calls in as many equal parts as there are."""
+    """The passes through a region: its calls divided into as many equal sequences as possible."""
     numbers = {number for number, call in enumerate(trace.calls) if call.path in members}
     calls = [trace.calls[n] for n in sorted(numbers) if not numbers & set(trace.calls[n].within)]
     most = math.gcd(*Counter(call.path for call in calls).values()) if calls else 1
@@ -96,25 +101,25 @@ def _rounds_of(trace: Trace, members: Sequence[str], wanted: _Wanted) -> list[_R
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What counts as read without a reader in the trace."""
+    """What counts as read although no step of the trace reads it."""
 
     outputs: frozenset[str]
-    """Leaves by name."""
+    """Names of leaves."""
     given: frozenset[str]
-    """Members of which hooks get what they are given."""
+    """Members with forward pre-hooks of callers, which read their arguments."""
     returned: frozenset[str]
-    """Members of which hooks get what they return."""
+    """Members with forward hooks of callers, which read their outputs."""
 
 
 @dataclass
 class _Round:
-    """One pass through a region, and what the run tells about it."""
+    """One pass through a region in a trace."""
 
     trace: Trace
     calls: list[Call]
     wanted: _Wanted
     strangers: list[str] = field(default_factory=list)
-    """Modules with weights that stand between its members."""
+    """Modules with weights that run between its members."""
 
     def __post_init__(self) -> None:
         at = {id(call): number for number, call in enumerate(self.trace.calls)}
@@ -135,7 +140,7 @@ class _Round:
         return bool(self._numbers & set(step.within))
 
     def _followed(self) -> tuple[set[int], set[int]]:
-        """Values that come of the members; and values that come of what the model is given, but not through them."""
+        """Values computed from members; and values computed from the model's inputs, but not through members."""
         made = {value for step in self.trace.steps for value in step.makes}
         known = made | self.trace.parameters.keys() | self.trace.constants
         derived = set[int]()
@@ -150,14 +155,14 @@ class _Round:
         return derived, foreign
 
     def _outside(self) -> list[Step]:
-        """Steps that read what comes of the members, in order."""
+        """Steps outside of the members that read values computed from them, in order; the last reads the buffers."""
         members = tuple(f"{call.path}." for call in self.calls)
         kept = tuple(value for name, value in self.trace.state.items() if not name.startswith(members))
         steps = [*self.trace.steps, Step("the model's buffers", kept, (), ())]
         return [s for s in steps if not self._is_inside(s) and self._derived.intersection(s.reads)]
 
     def _found_feeding(self) -> list[Step]:
-        """Steps between members: something that they make goes back into the region."""
+        """Those of these steps whose results go back into the region."""
         needed, found = set(self._given), []
         for step in reversed(self._outside()):
             if needed.intersection(step.makes):
@@ -166,11 +171,11 @@ class _Round:
         return found[::-1]
 
     def _reads(self, step: Step) -> set[int]:
-        """What a step reads, and what these tensors were before a member wrote over them."""
+        """The values that a step reads, and all earlier values of the same tensors."""
         return {value for read in step.reads for value in self.trace.history(read)}
 
     def _found_kept(self) -> set[int]:
-        """Ids of the steps of which nothing goes anywhere but back into the region."""
+        """The `id` of each step whose results go only back into the region."""
         elsewhere = {v for n, call in enumerate(self.trace.calls) if self._is_other(n) for v in call.given}
         elsewhere |= self._hooks_read
         kept = set[int]()
@@ -187,12 +192,12 @@ class _Round:
         return number not in self._numbers and call.path in {one.path for one in self.calls}
 
     def _owner(self, step: Step) -> str:
-        """The outermost module around a step that does not hold the whole pass; empty where there is none."""
+        """The path of the outermost module around a step, of those that do not contain the whole pass; else empty."""
         number = next((n for n in step.within if n not in self._around), None)
         return "" if number is None else self.trace.calls[number].path
 
     def faults(self, region: RegionPath) -> list[Mismatch]:
-        """What stands in the way of taking the members for a region."""
+        """The reasons why the members are no region."""
         found = list[Mismatch]()
         for step in self._feeding:
             owner = self._owner(step)
@@ -206,7 +211,7 @@ class _Round:
         return self._run_again() or found + self._looked_inside()
 
     def _run_again(self) -> list[Mismatch]:
-        """Members with weights that the rest of the model runs once more, on what comes of the region."""
+        """Members that run again outside of the region, on values computed from it."""
         count = Counter(call.path for call in self.calls)
         return [
             Mismatch(
@@ -220,7 +225,7 @@ class _Round:
         ]
 
     def _made_by_others(self) -> dict[int, str]:
-        """Values that modules with weights make which get nothing from the region, and the paths of these."""
+        """Values computed by other modules with weights, and not from the region, with the paths of these modules."""
         found: dict[int, str] = {}
         for step in self.trace.steps:
             if self._is_inside(step) or self._derived.intersection(step.makes):
@@ -231,7 +236,7 @@ class _Round:
         return found
 
     def _entering_late(self) -> list[tuple[str, int]]:
-        """Values that enter after the first module, by the member or function that takes them."""
+        """Values that enter after the first member, each with the member or function that reads it."""
         late = self._foreign | self._learned.keys()
         given = [(call.path, value) for call in self.calls[1:] for value in call.given]
         read = [(step.name, value) for step in self._feeding for value in step.reads]
@@ -253,7 +258,7 @@ class _Round:
         return Mismatch(place, expected, found, _APART if value in self._foreign else "")
 
     def _looked_inside(self) -> list[Mismatch]:
-        """Values inside a member that the rest takes past what the member returns."""
+        """Steps of the rest of the model that read a tensor from inside of a member, and not its output."""
         returned = {value for call in self.calls for value in call.returned}
         inner = {v: s for s in self.trace.steps if self._is_inside(s) for v in s.makes if v not in returned}
         begun = inner.keys() | self._inputs
@@ -275,12 +280,16 @@ class _Round:
         ]
 
     def _written_over(self) -> set[int]:
-        """What functions outside the members write over, as it was before."""
+        """The earlier values of tensors that functions outside of the members write to in place."""
         steps = [step for step in self._outside() if step.overwrites and not step.name.endswith("()")]
         return {self.trace.before[made] for step in steps for made in step.makes if made in self.trace.before}
 
     def returned(self, names: Sequence[Sequence[str]]) -> list[Returned]:
-        """Each call, with who takes its leaves."""
+        """Each call of a member, and which of its leaves are read outside.
+
+        Args:
+            names: The names of the leaves of each call.
+        """
         outside, read = self.trace.numbers | self._hooks_read, set(self._hooks_read)
         chosen = {
             value
@@ -311,46 +320,46 @@ class _Round:
 
     @property
     def is_run_again(self) -> bool:
-        """Whether the rest of the model runs one of its members once more."""
+        """Whether the rest of the model runs a member again."""
         return bool(self.strangers) and len({call.path for call in self.calls}) < len(self.calls)
 
     @property
     def parents(self) -> list[Call]:
-        """Calls that hold the whole pass, the outermost first."""
+        """The calls that contain the whole pass, the outermost first."""
         return [self.trace.calls[number] for number in sorted(self._around)]
 
     @property
     def runner(self) -> str | None:
-        """The innermost of these that is given the region's inputs, else the innermost."""
+        """The path of the innermost of these calls that gets the region's inputs, else of the innermost."""
         given = [call.path for call in self.parents if set(call.given) >= self._inputs]
         return next(iter((*given[::-1], *(call.path for call in self.parents[::-1]))), None)
 
     @property
     def functions(self) -> list[str]:
-        """Functions between members, without those that end a module's call."""
+        """Names of the functions between members."""
         return [step.name for step in self._feeding if not step.name.endswith("()")]
 
     @property
     def weights_between(self) -> list[str]:
-        """Names of parameters that functions between members read, or later members are given, and nothing else."""
+        """Names of parameters that functions between members read, or that later members get as arguments."""
         read = [value for step in self._feeding if id(step) in self._kept for value in step.reads]
         given = [value for call in self.calls[1:] for value in call.given]
         return [self.trace.parameters[value] for value in (*read, *given) if value in self.trace.parameters]
 
     @property
     def learned_functions(self) -> list[str]:
-        """Functions of which all that comes goes back into the region, and that read parameters."""
+        """Names of functions that read parameters and whose results go only back into the region."""
         steps = [step for step in self._outside() if id(step) in self._kept]
         return [step.name for step in steps if self.trace.parameters.keys() & set(step.reads)]
 
     @property
     def taking_functions(self) -> list[str]:
-        """Functions that take what comes of the members."""
+        """Names of functions that read values computed from the members."""
         return [step.name for step in self._outside()]
 
     @property
     def mixing_functions(self) -> list[str]:
-        """Functions that take more tensors than one, of which some come of the members."""
+        """Names of those of them that read several tensors."""
         return [step.name for step in self._outside() if len(step.reads) > 1]
 
 
@@ -358,7 +367,7 @@ _APART = "swap its parts one by one"
 
 
 def _merged(found: Sequence[_Round], members: Sequence[str], *, rounds: int) -> Region:
-    """What all passes in all modes show together."""
+    """One region from all passes in all traces."""
     first = found[0]
     names = names_of(first.calls)
     passes = [one.returned(names) for one in found]

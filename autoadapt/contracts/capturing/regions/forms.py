@@ -1,4 +1,4 @@
-"""Forms: what kinds of arguments a call is given, and which numbers; sizes of tensors may be any."""
+"""Forms: the arguments of a call as text, with numbers and other constants, where a tensor is just `tensor`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.fx import Proxy
 __all__ = ["Form", "form_of", "form_text", "is_like", "loosened"]
 
 Form: TypeAlias = tuple[str | int | float | None, ...]
-"""Pieces of text, and numbers between them; None is any number."""
+"""Pieces of text with numbers between them; None stands for any number."""
 
 
 def form_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Form:
-    """The kinds of arguments of a call.
+    """The form of a call.
 
     Example:
         >>> form_of((torch.zeros(2), 7), {"mask": None, "mode": "fast"})
@@ -41,7 +41,7 @@ def form_text(form: Form) -> str:
 
 
 def is_like(seen: Form, given: Form) -> bool:
-    """Whether a form is that of a call that was seen.
+    """Whether a form fits one that was seen.
 
     Example:
         >>> is_like(("tensor", ", ", None), ("tensor", ", ", 8)), is_like(("tensor", ", ", 7), ("tensor", ", ", 8))
@@ -51,11 +51,11 @@ def is_like(seen: Form, given: Form) -> bool:
 
 
 def loosened(forms: Sequence[Form], seen: Sequence[Form]) -> tuple[Form, ...]:
-    """Forms that take any number where those of some calls have others.
+    """The forms with any number allowed at the places where those of one call differ between sizes.
 
     Args:
-        forms: What to loosen.
-        seen: The forms of one call, at several sizes.
+        forms: The forms to loosen.
+        seen: The forms of one call at several sizes.
     """
     alike = [one for one in seen if len(one) == len(seen[0])]
     moving = {at for at, pieces in enumerate(zip(*alike, strict=True)) if len(set(pieces)) > 1}

@@ -1,4 +1,4 @@
-"""Hooks: what callers put on the modules of a region, which reads what goes into them and comes out of them."""
+"""Hooks: the forward hooks that callers registered on a module, in contrast to those that are part of how it works."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ HOOKS: Mapping[str, Collection[str]] = {
     "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
     "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
 }
-"""Where a module keeps hooks on its calls, and what it keeps about them."""
+"""The attribute in which a module keeps hooks of each kind, and those in which it keeps their options."""
 
 
 def callers_hooks(module: nn.Module, kind: str, *, within: nn.Module | None = None) -> dict[int, Any]:
-    """The hooks of one kind that are no part of how a module works, by their numbers.
+    """The callers' hooks of one kind, by their handles' ids.
 
-    Those are not of torch, as norms of weights and pruning are, nor of this package, nor bound to a part of the module.
+    Not among them are torch's own, as for weight norm and pruning, this package's, and methods of the module's parts.
 
     Args:
         module: The module.
-        kind: Where it keeps them: `_forward_hooks`, say.
-        within: The module around whose parts count; itself, if left out.
+        kind: `_forward_hooks` or `_forward_pre_hooks`.
+        within: The module whose parts these may be; by default `module`.
     """
     return {number: hook for number, hook in vars(module)[kind].items() if _is_callers(hook, within or module)}
 
@@ -42,12 +42,12 @@ def _is_callers(hook: Any, module: nn.Module) -> bool:
 
 
 def hooked(model: nn.Module, paths: Collection[str], kind: str) -> frozenset[str]:
-    """Those of some modules that have hooks of callers of one kind."""
+    """The paths, among some, of modules with callers' hooks of one kind."""
     return frozenset(path for path in paths if callers_hooks(model.get_submodule(path), kind))
 
 
 def leave_before(module: nn.Module, hook: Callable[..., Any]) -> RemovableHandle:
-    """Add a forward hook that sees what a module returns before the hooks of callers do."""
+    """Register a forward hook that runs before the callers' hooks."""
     others = callers_hooks(module, "_forward_hooks")
     handle = module.register_forward_hook(hook)
     for number in others:

@@ -1,4 +1,4 @@
-"""Members: the modules that a list of paths or a span in order of calls names."""
+"""Members: the modules of a region, from a list of paths or a span in order of calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RegionPath: TypeAlias = str | Sequence[str]
 
 
 def region_text(region: RegionPath) -> str:
-    """A region as a person would write it in a sentence.
+    """A region as text.
 
     Example:
         >>> region_text(["conv1", "layer1", "layer2"]), region_text("model.0:model.9")
@@ -28,10 +28,10 @@ def region_text(region: RegionPath) -> str:
 
 
 def find_members(model: nn.Module, trace: Trace, region: RegionPath) -> tuple[str, ...]:
-    """The paths of the modules of a region, none inside another, in the order in which they first run.
+    """The paths of the modules of a region, none inside of another, in the order in which they first run.
 
-    A module that is never called itself, such as a list of layers, stands for those inside it that are. One without
-    weights that runs outside as well, such as an activation that all share, is left out: it counts as a function.
+    A module that is never called itself, such as a ModuleList, stands for the modules inside that are. One without
+    weights that also runs elsewhere, such as a shared activation, is left out: it counts as a function.
 
     Raises:
         CaptureError: A path names no module, or a module of the region never runs.
@@ -87,7 +87,7 @@ def _refuse_unknown(wanted: Sequence[str], named: dict[str, nn.Module]) -> None:
 
 
 def _called(trace: Trace, path: str) -> list[Call]:
-    """The calls of a module, or where there are none the outermost ones of what is inside it."""
+    """The calls of a module; where there are none, the outermost calls of modules inside of it."""
     own = [call for call in trace.calls if call.path == path]
     return own or _outermost(trace, (call for call in trace.calls if call.path.startswith(f"{path}.")))
 
@@ -100,7 +100,7 @@ def _outermost(trace: Trace, calls: Iterable[Call]) -> list[Call]:
 
 
 def _interval(first: list[Call], last: list[Call], region: str) -> tuple[int, int]:
-    """From the first call of one to the last call of the other before the first one is called again."""
+    """The steps at which the first call of `first` begins and, before it begins again, the last call of `last` ends."""
     start = first[0].entered
     again = [call.entered for call in first if call.path == first[0].path][1:2]
     ends = [call.left for call in last if call.left > start]
@@ -113,7 +113,7 @@ def _interval(first: list[Call], last: list[Call], region: str) -> tuple[int, in
 
 
 def _without_shared(named: dict[str, nn.Module], trace: Trace, found: tuple[str, ...]) -> tuple[str, ...]:
-    """Without functions that happen to be modules, where these run more often than the region does."""
+    """Without modules that have no weights and run more often than the region does."""
     count = {path: sum(call.path == path for call in trace.calls) for path in found}
     learned = [path for path in found if any(True for _ in named[path].parameters())]
     least = min((count[path] for path in learned), default=1)

@@ -1,4 +1,4 @@
-"""Region modules: a region as a module of its own, which runs the code of the model around it."""
+"""Region modules: a region as an `nn.Module`, which runs the model around it with other inputs for the region."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ __all__ = ["RegionModule"]
 
 
 class RegionModule(nn.Module):
-    """Takes what the region is given and returns a dict of what else than its members takes of it, or the one leaf.
+    """Takes the inputs of a region and returns a dict of the leaves that are read outside of it, or the only one.
 
-    Between members the model's own code runs, so that shapes are those of the model at every size.
+    A copy of the model runs; a hook replaces the arguments of the region's first member. Between members the model's
+    own code runs, so that shapes are those of the model at every size.
 
     Args:
         model: The model; only copied.
         region: The region.
         run: Calls the model.
-        names: The leaves to return; all, if left out.
+        names: The leaves to return; by default all that are read outside.
     """
 
     def __init__(self, model: nn.Module, region: Region, run: Run, names: Sequence[str] | None = None) -> None:
@@ -60,31 +61,31 @@ class RegionModule(nn.Module):
 
     @property
     def order(self) -> tuple[Returned, ...]:
-        """The calls of the members."""
+        """The calls of the members in one pass."""
         return self._region.order
 
     @property
     def call(self) -> Arguments:
-        """What the region is given when the model runs."""
+        """The inputs of the region when the model runs."""
         return Arguments(self.arguments.values, len(self.arguments.values))
 
     def forward(self, *inputs: Any) -> Any:
-        """Run the model until the region has been passed."""
+        """Run the model to the end of the region."""
         taken = {name: value for values in self._passed(inputs) for name, value in self._named(values).items()}
         named = {name: taken[name] for name in self._names}
         return next(iter(named.values())) if len(named) == 1 else named
 
     def trees(self, *inputs: Any) -> list[Tree]:
-        """What each member returns, with the constants in it."""
+        """The tree that each member returns, constants included."""
         return [with_numbers(*flatten(output, any_keys=True))[0] for _, output in self._passed(inputs)]
 
     def forms(self, *inputs: Any) -> list[Form]:
-        """What kinds of arguments each member is given, and which numbers."""
+        """The form of each member's call."""
         self._passed(inputs)
         return self._forms
 
     def _passed(self, inputs: tuple[Any, ...]) -> list[list[Any]]:
-        """The number of each call in the region, and what it returned."""
+        """The index and the output of each call in the region."""
         self._inputs, self._taken, self._count, self._forms = inputs, {}, 0, []
         try:
             self._call()
@@ -130,13 +131,13 @@ class RegionModule(nn.Module):
             self._count += 1
 
     def _stop(self, _module: nn.Module, _args: Any) -> None:
-        """Whatever runs after the region is no part of it."""
+        """End the run when a module is called after the region."""
         if self._count == len(self._region.order):
             raise _PassedError
 
 
 def _plain(value: torch.Tensor) -> torch.Tensor:
-    """A tensor without what a class of its own makes of it, as stand-ins hand on what tells no values."""
+    """A tensor of a subclass, such as a stand-in that refuses to give values, as a plain tensor."""
     if type(value) in (torch.Tensor, nn.Parameter):
         return value
     with torch._C.DisableTorchFunctionSubclass():  # below a mode torch 2.5 refuses as_subclass
@@ -145,11 +146,11 @@ def _plain(value: torch.Tensor) -> torch.Tensor:
 
 
 class _PassedError(BaseException):
-    """The region has been passed; no model catches this."""
+    """The region has been passed; a `BaseException`, which models do not catch."""
 
 
 def _arguments(copied: nn.Module, region: Region, run: Run) -> tuple[Arguments, Arguments | None]:
-    """What the first member and the module around are called with, in the first pass."""
+    """The arguments of the first member and of the module around the region (`Region.runner`), in the first pass."""
     found: dict[str, Arguments] = {}
 
     def note(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -180,6 +181,6 @@ def _arguments(copied: nn.Module, region: Region, run: Run) -> tuple[Arguments, 
 
 
 def _as_they_are(arguments: Arguments) -> Arguments:
-    """The arguments in containers of their own, since the call may fill in the caller's."""
+    """The arguments in new containers, since the call may change its own."""
     tree, tensors = flatten(arguments.values)
     return Arguments(rebuild(tree, [tensor.detach() for tensor in tensors]), arguments.positional)

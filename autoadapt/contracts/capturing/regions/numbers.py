@@ -1,4 +1,4 @@
-"""Numbers: whole numbers that modules return beside tensors, such as the rows and columns of their tokens."""
+"""Numbers: integers that modules return beside tensors, such as the rows and columns of their tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["as_sizes", "with_numbers"]
 
 
 def with_numbers(tree: Tree, tensors: Sequence[torch.Tensor]) -> tuple[Tree, list[torch.Tensor | int]]:
-    """A tree whose positive whole numbers are leaves as its tensors are, since both follow the size of the input.
+    """A tree with its positive integers as leaves too, since they may depend on the size of the input; and all leaves.
 
     Example:
         >>> from autoadapt.contracts.trees import flatten
@@ -39,5 +39,5 @@ def _walked(tree: Tree, remaining: Iterator[torch.Tensor], leaves: list[torch.Te
 
 
 def as_sizes(leaf: torch.Tensor | int) -> torch.Tensor:
-    """A tensor as it is; a number as a tensor of that size, which is captured as a function of the input's size."""
+    """A tensor as it is; a number as a tensor of that size, so that a capture finds it as a function of the input."""
     return leaf if isinstance(leaf, torch.Tensor) else torch.zeros((), dtype=torch.bool).expand(leaf)

@@ -1,4 +1,4 @@
-"""Passages: one pass through a region, as data: the calls of its members, and who takes what these return."""
+"""Passages: a region as data: the calls of its members in one pass, and which of their outputs are read outside."""
 
 from __future__ import annotations
 
@@ -14,74 +14,77 @@ __all__ = ["Region", "Returned", "names_of"]
 
 
 class Returned(MadeByHand):
-    """What one call of a member returns, and who takes it."""
+    """The output of one call of a member."""
 
     path: str
+    """Of the member."""
     tree: Tree
     names: tuple[str, ...]
-    """For each leaf the name by which something else than a member takes it; empty where only members do."""
+    """For each leaf its name; empty where only members take it."""
     read: tuple[bool, ...]
-    """For each leaf whether its values go anywhere but back into the region."""
+    """For each leaf, whether its values are read outside of the region, and not only between members."""
     numbers: tuple[bool, ...] = ()
-    """For each leaf whether it is a whole number; none is where this is empty."""
+    """For each leaf, whether it is an integer; empty where none is."""
     overwritten: bool = False
-    """Whether a function between members may write over it."""
+    """Whether a function between members may write to it in place."""
     forms: tuple[Form, ...] = ()
-    """What kinds of arguments it was called with; any where this is empty."""
+    """The forms of the call's arguments; empty where any are allowed."""
     follows: bool = False
-    """Whether it is always given what comes of members before it."""
+    """Whether it always gets values computed from earlier members."""
 
 
 class Region(MadeByHand):
-    """Modules of a model that are run one after the other, and what passes between them and the rest."""
+    """Modules of a model that run one after the other, and the values that pass between them and the rest."""
 
     members: tuple[str, ...]
+    """Their paths."""
     order: tuple[Returned, ...]
     """The calls of one pass through the region."""
     rounds: int = 1
     """How often the model passes through it in one run."""
     parent: str | None = None
-    """The innermost module whose call holds a pass."""
+    """The innermost module whose call contains a whole pass."""
     runner: str | None = None
-    """A module whose call holds a pass and that is given the region's inputs; else the parent."""
+    """The innermost module whose call contains a whole pass and gets the region's inputs; else the parent."""
     functions: tuple[str, ...] = ()
     """Functions between members, in order."""
     weights_between: tuple[str, ...] = ()
-    """Parameters of the model itself that these functions read, or members after the first are given."""
+    """Parameters that functions between members read, or that members after the first get as arguments."""
     learned_functions: tuple[str, ...] = ()
     """Functions between members that read parameters."""
     mixing_functions: tuple[str, ...] = ()
-    """Functions that take more tensors than one, of which some come of members."""
+    """Functions that read several tensors, some of them computed from members."""
     taking_functions: tuple[str, ...] = ()
-    """Functions that take what comes of members."""
+    """Functions that read tensors computed from members."""
     hooked: tuple[str, ...] = ()
-    """Members with hooks of callers, which read what they are given or return."""
+    """Members with callers' hooks, which read their arguments or outputs."""
 
     @property
     def first(self) -> str:
-        """The member that is given the inputs."""
+        """The member that gets the inputs of the region."""
         return self.order[0].path
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Leaves that something else than a member takes."""
+        """Names of all leaves that are taken outside of members."""
         return tuple(name for one in self.order for name in one.names if name)
 
     @property
     def numbers(self) -> frozenset[str]:
-        """Leaves that are whole numbers."""
+        """Names of leaves that are integers."""
         return frozenset(
             n for one in self.order for n, is_number in zip(one.names, one.numbers, strict=False) if is_number
         )
 
     @property
     def read(self) -> tuple[str, ...]:
-        """Leaves whose values go anywhere but back into the region: its outputs."""
+        """Names of leaves whose values are read outside of the region: its outputs."""
         return tuple(n for one in self.order for n, read in zip(one.names, one.read, strict=True) if read)
 
 
 def names_of(calls: Sequence[Call]) -> list[list[str]]:
-    """A name for each leaf of each call: the path without what all share, the call where there are more, the leaf."""
+    """A name for each leaf of each call: the path without the prefix that all share, the number of a repeated call, the
+    leaf."""
     parts = [call.path.split(".") for call in calls]
     shared = 0
     while len({call.path for call in calls}) > 1 and len({tuple(one[: shared + 1]) for one in parts}) == 1:

@@ -1,4 +1,7 @@
-"""Traces: one run of a model as the calls of its modules and functions, with the values that each reads and makes."""
+"""Traces: one run of a model as calls of modules and functions, with the values that each reads and returns.
+
+A value is a number that stands for a tensor; a tensor that is written to in place is another value from then on.
+"""
 
 from __future__ import annotations
 
@@ -30,20 +33,17 @@ Run = Callable[[nn.Module], object]
 
 @dataclass(frozen=True)
 class Step:
-    """A function that ran, or the end of a module's call, which hands on what the module returns.
-
-    Values are numbers. What a function writes over is another value from then on.
-    """
+    """A function call, or the end of a module's call, which reads and returns the module's output."""
 
     name: str
     reads: tuple[int, ...]
     makes: tuple[int, ...]
     within: tuple[int, ...]
-    """Numbers of the calls of modules that it ran in, the innermost last."""
+    """Indices of the module calls in which it ran, the innermost last."""
     overwrites: bool = False
-    """Whether it returned one of the tensors that it was given."""
+    """Whether it wrote to one of its arguments in place."""
     looks: bool = False
-    """Whether it only told the shape or the kind of a tensor."""
+    """Whether it only asked for the shape or another property of a tensor."""
 
 
 @dataclass
@@ -57,43 +57,44 @@ class Call:
     given: tuple[int, ...]
     """The values among its arguments, in their order."""
     known: int
-    """The last value that there was when it began."""
+    """The highest value when it began: all values up to this one are older."""
     form: Form
-    """What kinds of arguments it is given."""
+    """The form of its arguments."""
     left: int = -1
+    """How many steps had run when it ended."""
     tree: Tree | None = None
     returned: tuple[int, ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
-    """Those of the tensors that it returned."""
+    """The shapes of the tensors that it returned."""
 
     @property
     def leaves(self) -> dict[str, int]:
-        """What it returned, by path."""
+        """The returned values by path."""
         names = path_texts(self.tree) if self.tree is not None else ()
         return dict(zip(names, self.returned, strict=True))
 
 
 @dataclass
 class Trace:
-    """What was seen of one run."""
+    """One run."""
 
     steps: list[Step] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     parameters: dict[int, str] = field(default_factory=dict)
-    """Values that are parameters, and their names."""
+    """Names of the values that are parameters."""
     unregistered: dict[int, PlainModule] = field(default_factory=dict)
-    """Values that are parameters or buffers of modules in plain lists, and these."""
+    """Values that are parameters or buffers of modules in plain attributes, and these modules."""
     constants: set[int] = field(default_factory=set)
-    """Values that are buffers, or that modules hold in plain attributes."""
+    """Values that are buffers, or tensors in plain attributes of modules."""
     numbers: set[int] = field(default_factory=set)
-    """Values that are numbers, of which nobody can see who reads them."""
+    """Values that are Python integers, whose readers cannot be traced."""
     state: dict[str, int] = field(default_factory=dict)
-    """What the buffers were when it ended, by name."""
+    """The values of buffers at the end, by name."""
     before: dict[int, int] = field(default_factory=dict)
-    """For each value that was written over another: what the same tensor, or the one of which it is a view, was."""
+    """The previous value of a tensor that was written to in place, by its new value."""
 
     def history(self, value: int) -> Iterator[int]:
-        """A value, and what the tensor that holds it was before, the latest first."""
+        """A value, and all earlier values of the same tensor, the latest first."""
         yield value
         while value in self.before:
             value = self.before[value]
@@ -101,14 +102,14 @@ class Trace:
 
 
 def trace(model: nn.Module, run: Run, *, training: bool = False, grad: bool = False, train: bool = False) -> Trace:
-    """Run a copy of a model once and write down what it does.
+    """Trace one run of a copy of a model.
 
     Args:
         model: The model; only copied.
         run: Calls it.
-        training: Run in the modes that the model is in, instead of in eval mode.
-        grad: Whether the run needs gradients, as a training step does.
-        train: Run in train mode, whatever the model is in.
+        training: Run in the model's own modes, instead of in eval mode.
+        grad: Run with gradients, as a training step does.
+        train: Run in train mode, whatever the model's modes are.
     """
     copied = copy_module(model, clone_buffers)
     if train:
@@ -123,10 +124,10 @@ def trace(model: nn.Module, run: Run, *, training: bool = False, grad: bool = Fa
 
 
 def traces_of(model: nn.Module, run: Run, *, grad: bool = False) -> list[Trace]:
-    """Traces in eval mode, and in the model's own modes where it is in train mode and the run does not raise.
+    """A trace in eval mode, and one in the model's own modes if it is in train mode; without those that raise.
 
     Raises:
-        CaptureError: The model raises in both.
+        CaptureError: The model raises in all of them.
     """
     error: Exception | None = None
     found = []
@@ -145,7 +146,7 @@ def traces_of(model: nn.Module, run: Run, *, grad: bool = False) -> list[Trace]:
 
 
 class _Tracer(TorchFunctionMode):
-    """Numbers every tensor that it sees; a tensor that is written over gets a new number."""
+    """Gives each tensor a number, its value; a tensor that is written to in place gets a new one."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -153,10 +154,11 @@ class _Tracer(TorchFunctionMode):
         self.trace = Trace()
         self._running: list[int] = []
         self._known: dict[int, tuple[TensorWeakRef, int]] = {}
+        """Values of tensors, by `id`."""
         self._memory: dict[int, tuple[TensorWeakRef, int]] = {}
-        """The same by the memory that it lies in, for what is made past all functions, as by `as_subclass`."""
+        """The same by storage, for tensors that no function returned, as by `as_subclass`."""
         self._aliases: list[list[TensorWeakRef]] = []
-        """Tensors that one call after the other returned as they were given them, each beside the alias of it."""
+        """Groups of a tensor and its aliases, which `_told_apart` makes where modules return an argument unchanged."""
         self._count = 0
         for name, parameter in module.named_parameters():
             self.trace.parameters[self._renamed(parameter)] = name
@@ -173,7 +175,7 @@ class _Tracer(TorchFunctionMode):
                 leave_before(inner, self._leaving)
 
     def _written(self, tensor: torch.Tensor) -> int:
-        """A new number for a tensor of which the values are other ones now."""
+        """A new value for a tensor that was written to in place."""
         known = self._known.get(id(tensor))
         number = self._renamed(tensor)
         if known is not None and known[0]() is tensor:
@@ -181,7 +183,7 @@ class _Tracer(TorchFunctionMode):
         return number
 
     def _over(self, made: Sequence[torch.Tensor], read: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The tensors in memory that a function wrote over: those that it was given and returned, and aliases."""
+        """The tensors that a function wrote to: arguments that it returned, what they are views of, and aliases."""
         over = [tensor for tensor in made if any(tensor is one for one in read)]
         over += [tensor._base for tensor in over if tensor._base is not None]
         groups = [[one() for one in group] for group in self._aliases]
@@ -190,7 +192,7 @@ class _Tracer(TorchFunctionMode):
         return list({id(tensor): tensor for tensor in over}.values())
 
     def _made(self, leaf: torch.Tensor | int) -> int:
-        """A new number for what a module returned."""
+        """A new value for a leaf that a module returned."""
         if isinstance(leaf, torch.Tensor):
             return self._renamed(leaf)
         self._count += 1
@@ -198,7 +200,7 @@ class _Tracer(TorchFunctionMode):
         return self._count
 
     def _renamed(self, tensor: torch.Tensor) -> int:
-        """A new number for a tensor."""
+        """A new value for a tensor."""
         self._count += 1
         self._known[id(tensor)] = TensorWeakRef(tensor), self._count
         if (place := _memory_of(tensor)) is not None:
@@ -252,7 +254,7 @@ class _Tracer(TorchFunctionMode):
         reads = (*self._numbers(given), *(call.given if unseen else ()))
         call.tree, leaves = with_numbers(tree, tensors)
         call.returned = tuple(map(self._made, leaves))
-        with torch._C.DisableTorchFunction():  # those of tensors that refuse to tell theirs, as stand-ins hand them on
+        with torch._C.DisableTorchFunction():  # stand-ins refuse to give their shape to functions
             call.shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         self.trace.steps.append(Step(f"{call.path}()", reads, call.returned, tuple(self._running)))
         call.left = len(self.trace.steps)
@@ -262,9 +264,9 @@ class _Tracer(TorchFunctionMode):
     def _told_apart(
         self, call: Call, tree: Tree, tensors: list[torch.Tensor], returned: object
     ) -> tuple[list[torch.Tensor], object]:
-        """What a module returned, with an alias for each tensor that was there before it ran, as a dropout returns it.
+        """The output of a module, with an alias for each tensor that is older than the call, as from a dropout.
 
-        Else one could not see which of two modules the tensor is taken from that both return.
+        Without it one could not see from which of two modules a reader takes a tensor that both return.
         """
         old = [any(one <= call.known for one in self.trace.history(self._number(tensor))) for tensor in tensors]
         if not any(old):
@@ -273,7 +275,7 @@ class _Tracer(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 made = [_alias(one) if is_old else one for one, is_old in zip(tensors, old, strict=True)]
             handed_on = rebuild(tree, made)
-        except Exception:  # of a kind that cannot be viewed, or in a container that cannot be made anew
+        except Exception:  # a tensor that cannot be viewed, or a container that cannot be rebuilt
             return tensors, returned
         for one, alias, is_old in zip(tensors, made, old, strict=True):
             if is_old:
@@ -285,22 +287,22 @@ class _Tracer(TorchFunctionMode):
         return made, handed_on
 
     def end(self, returned: object) -> None:
-        """Note what the whole returned, as a last step that reads it, and what it left in its buffers."""
+        """Note the model's output, as a last step that reads it, and the values of its buffers."""
         self.trace.state = {name: self._number(buffer) for name, buffer in self._module.named_buffers()}
         self.trace.steps.append(Step("return", self._numbers(returned), (), ()))
 
 
 def _memory_of(tensor: torch.Tensor) -> int | None:
-    """What stands for the memory that a tensor lies in; None where that is not told."""
+    """A number for the storage of a tensor; None where it has none, or no values."""
     with torch._C.DisableTorchFunction():
         try:
             return tensor.untyped_storage()._cdata if tensor.numel() else None
-        except Exception:  # sparse ones, and such as have no memory of their own
+        except Exception:  # sparse tensors, and subclasses without a storage
             return None
 
 
 def _alias(tensor: torch.Tensor) -> torch.Tensor:
-    """Another tensor over the same memory, of the same class where that has a say in what functions do."""
+    """Another tensor object over the same storage; of the same class where that is a subclass."""
     keeps_class = type(tensor) not in (torch.Tensor, torch.nn.Parameter)
     return copy.copy(tensor) if keeps_class and not tensor.requires_grad else tensor.view_as(tensor)
 
