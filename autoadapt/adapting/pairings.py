@@ -226,7 +226,8 @@ def named_alike(options: Iterable[Source], path: str) -> tuple[str, ...]:
     """The options one of whose paths has the most words in common with another."""
     wanted = _words_in(path)
     alike = {one.path: max(len(_words_in(own) & wanted) for own in (one.path, *one.also)) for one in options}
-    return tuple(option for option in alike if alike[option] == max(alike.values()))
+    most = max(alike.values(), default=0)
+    return tuple(option for option in alike if alike[option] == most)
 
 
 @functools.lru_cache(maxsize=8192)

@@ -88,6 +88,12 @@ class MadeByHand(BaseModel):
             except ValidationError:
                 raise _frozen(self, name, "nothing", self.malformed) from None
 
+        def __copy__(self) -> MadeByHand:
+            made = super().__copy__()
+            for name in vars(made).keys() - type(self).model_fields.keys():
+                del vars(made)[name]  # worked out from fields, of which `model_copy` may change some
+            return made
+
         def model_dump_json(self, **options: Any) -> str:
             with interruptible():
                 return super().model_dump_json(**options)

@@ -8,8 +8,8 @@ from hypothesis import given, settings, strategies as st
 
 import autoadapt as aa
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import AxisSizes, Gathering, TensorSpec, Values, equal_where_legal
-from autoadapt.contracts.trees import flatten
+from autoadapt.contracts.signature import AxisSizes, Gathering, TensorSpec, Values, equal_where_legal, values
+from autoadapt.contracts.trees import flatten, path_texts
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=80, database=None)
 
@@ -320,3 +320,24 @@ def test_a_hand_written_tree_is_that_of_the_value():
 
 def test_an_ordered_dict_of_texts_stays_one():
     assert Values.parse(OrderedDict(a="f32[B]")).tree.kind == "ordered_dict"
+
+
+def test_a_copy_with_other_leaves_gives_those_by_path_and_is_worth_what_was_never_looked_at():
+    looked_at, fresh = (Values.parse({"a": "f32[B, 3]", "b": "f32[B]"}) for _ in range(2))
+    assert [str(looked_at[path]) for path in looked_at.paths] == ["f32[B, 3]", "f32[B]"]
+    turned = looked_at.model_copy(update={"leaves": looked_at.leaves[::-1]})
+    assert [str(turned[path]) for path in turned.paths] == ["f32[B]", "f32[B, 3]"]
+    assert looked_at == fresh
+    assert hash(looked_at) == hash(fresh)
+    assert looked_at.model_dump_json() == fresh.model_dump_json()
+    with pytest.raises(KeyError):
+        looked_at["c"]
+
+
+def test_leaves_are_found_by_path_without_a_walk_through_all_of_them(monkeypatch):
+    walks = []
+    monkeypatch.setattr(values, "path_texts", lambda tree: walks.append(tree) or path_texts(tree))
+    many = Values.parse(["f32[B]"] * 50)
+    for path in many.paths:
+        assert many[path].dtype == "f32"
+    assert len(walks) == 1

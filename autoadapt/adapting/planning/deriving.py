@@ -368,8 +368,9 @@ def _recovering(
 
 def _in_order(route: Route, source: Signature, target: Signature) -> Route:
     """The route with a copy at its end where the old output was contiguous and this one would be a permuted view."""
-    inner = {output.name: output.contiguous for output in source.inner}
-    contiguous = route.source in source.contiguous or inner.get(route.source, False)
+    contiguous = route.source in source.contiguous or any(
+        output.contiguous for output in source.inner if output.name == route.source
+    )
     for step in route.steps:
         contiguous = step.stays_contiguous(contiguous)
     if contiguous or route.target not in target.contiguous or route.source.startswith("inputs."):

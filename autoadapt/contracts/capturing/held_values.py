@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -27,11 +28,12 @@ def with_held(
         bounds: The bounds within which an activation left each output.
     """
     seen: list[torch.Tensor | None] = [*tensors] if tensors else [None] * len(leaves)
-    found = [
-        _held(one, bound if leaf.is_floating else None) for leaf, one, bound in zip(leaves, seen, bounds, strict=True)
+    held = functools.cache(_held)  # one tensor may be many outputs
+    told = [
+        held(one, bound if leaf.is_floating else None) for leaf, one, bound in zip(leaves, seen, bounds, strict=True)
     ]
-    rows = zip(leaves, found, strict=True)
-    return tuple(leaf if held is None else leaf.model_copy(update={"holds": held}) for leaf, held in rows)
+    rows = zip(leaves, told, strict=True)
+    return tuple(leaf if holds is None else leaf.model_copy(update={"holds": holds}) for leaf, holds in rows)
 
 
 def _held(seen: torch.Tensor | None, bound: Bound | None) -> Held | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 from pydantic import model_validator
@@ -41,14 +42,18 @@ class Values(Frozen):
     @property
     def paths(self) -> tuple[str, ...]:
         """The path of each leaf, as text."""
-        return tuple(path_texts(self.tree))
+        return tuple(self._by_path)
 
-    def items(self) -> Iterator[tuple[str, TensorSpec]]:
+    def items(self) -> Iterable[tuple[str, TensorSpec]]:
         """Path and spec of each leaf, in order."""
-        return zip(self.paths, self.leaves, strict=True)
+        return self._by_path.items()
 
     def __getitem__(self, path: str) -> TensorSpec:
-        return dict(self.items())[path]
+        return self._by_path[path]
+
+    @cached_property
+    def _by_path(self) -> dict[str, TensorSpec]:
+        return dict(zip(path_texts(self.tree), self.leaves, strict=True))
 
     def standing(self, kept: Collection[str]) -> tuple[TensorSpec, ...]:
         """The leaves at some paths, where `same_as` names the first of these paths with the same tensor.
