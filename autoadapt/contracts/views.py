@@ -13,7 +13,6 @@ from torch.overrides import TorchFunctionMode
 from autoadapt.contracts.closures import Closures
 from autoadapt.contracts.deep_copies import deep_copy
 from autoadapt.contracts.instances import parts_of, tensors_of
-from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.shape_rules import ShapeRules
 from autoadapt.contracts.uncopyable import first_uncopyable, stand_ins
 from autoadapt.contracts.unfit import refuse_unfit
@@ -27,7 +26,6 @@ __all__ = [
     "copy_module",
     "cut",
     "duplicate",
-    "freeze_unused",
     "keep_modes",
     "on_meta",
     "refuse_scripts",
@@ -314,32 +312,6 @@ def _nothing(module: nn.Module, stays: Callable[[object], bool]) -> nn.Module:
 def _set(module: nn.Module, path: str, child: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(module.get_submodule(parent), name, child)
-
-
-def freeze_unused(module: nn.Module, run: Callable[[nn.Module], Sequence[torch.Tensor]]) -> list[str]:
-    """Set `requires_grad` to False for parameters of a view that get no gradient, in eval or in train mode.
-
-    Args:
-        module: A view; it is changed.
-        run: Returns the outputs of a copy of it on the meta device.
-
-    Returns:
-        Names of the parameters that were frozen; none where the module does not run on the meta device.
-    """
-    copied = in_eval_mode(copy_module(module, on_meta))
-    parameters = {name: p.requires_grad_() for name, p in copied.named_parameters() if p.is_floating_point()}
-    try:
-        backward(run(copied))
-    except Exception:  # the model does not run on the meta device, so nothing is known
-        return []
-    if all(p.grad is None for p in parameters.values()):  # it stops all gradients, or was run under `no_grad`
-        return []
-    with contextlib.suppress(Exception):  # as norms raise in train mode for a single value per channel
-        backward(run(in_train_mode(copied)))
-    unused = [name for name, p in parameters.items() if p.grad is None]
-    for name in unused:
-        module.get_parameter(name).requires_grad_(False)
-    return unused
 
 
 def backward(tensors: Sequence[torch.Tensor]) -> None:

@@ -33,3 +33,35 @@ def test_steps_are_looked_for_at_the_patches_of_a_module(patch, also, most):
     assert (signature.axes["H"].step, signature.axes["W"].step) == (patch * also, patch * also)
     assert Counting.ran.count("without") <= most
     assert Counting.ran.count("real") <= 3
+
+
+class Stages(nn.Module):
+    """Two layers, of which the second may write over what the first returned; notes each pass of any copy."""
+
+    ran: ClassVar[list[bool]] = []
+
+    def __init__(self, inplace=False):
+        super().__init__()
+        self.first, self.act, self.second = nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(inplace), nn.Conv2d(4, 4, 3, 2, 1)
+
+    def forward(self, x):
+        Stages.ran.append(self.training)
+        return self.second(self.act(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("inplace", "taps", "passes"),
+    [(False, {}, 4), (False, {"c2": "second"}, 2), (True, {"c2": "first"}, 6)],
+    ids=["cut", "nothing to cut", "written over"],
+)
+def test_a_build_runs_a_view_once_in_each_mode_before_and_after_what_it_cuts(inplace, taps, passes):
+    x, level = torch.zeros(1, 3, 32, 32), "f32[B, 4, ceil(H/4), ceil(W/4)]" if "second" in taps.values() else LEVEL
+    new = Stages(inplace)
+    plan = aa.adapt(new, like={"c2": level}, inputs=x, taps=taps).plan
+    Stages.ran.clear()
+    assert aa.build(new, plan).plan == plan
+    assert Stages.ran.count(True) == passes // 2
+    assert Stages.ran.count(False) == passes // 2 + 1  # what is built returns what the plan says
+
+
+LEVEL = "f32[B, 4, ceil(H/2), ceil(W/2)]"
