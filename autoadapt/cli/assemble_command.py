@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
-from autoadapt.cli.options import AsJson, Debug, Html, writable
+from autoadapt.cli.options import Answer, writable
 from autoadapt.errors import AssemblyError, Mismatch
 from autoadapt.files.writing import write_file
 
@@ -20,34 +20,28 @@ __all__ = ["assemble_command"]
 
 
 def assemble_command(
-    configs: Annotated[list[Path], typer.Argument(help="YAML, JSON or Python files", show_default=False)],
+    configs: Annotated[list[Path], typer.Argument(help="YAML, JSON or Python files")],
     comparing: Annotated[
         bool, typer.Option("--compare", help="several configs, or the backbones that one lists, beside one another")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="save the filled-in config (YAML)", callback=writable, show_default=False)
-    ] = None,
-    allow: Annotated[
-        list[str] | None, typer.Option(help="a package or file whose code may run", show_default=False)
-    ] = None,
-    html: Html = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    out: Annotated[Path | None, typer.Option(help="save the filled-in config (YAML)", callback=writable)] = None,
+    *,
+    answer: Answer,
 ) -> None:
     """Build a model from a config and fill in every number. With --compare, exit code 1 if none fits."""
-    with running(as_json, debug):
+    with running(answer.as_json, answer.debug):
         if comparing:
             with working("assembling"):
-                found = _compared(configs, allow or ())
-            show(found, as_json, html)
+                found = _compared(configs, answer.allowed)
+            show(found, answer.as_json, answer.html)
             raise typer.Exit(HOLDS if any(not row.fault for row in found.rows) else DOES_NOT_HOLD)
         with working("assembling"):
-            model = _assembled(configs, allow or ())
+            model = _assembled(configs, answer.allowed)
         from autoadapt.assembly import describe, write_yaml
         from autoadapt.cli.results import Assembled
 
         made = Assembled(config=describe(model), report=model.report, text=write_yaml(model.config))
-        show(made, as_json, html, (model.report, model.config))
+        show(made, answer.as_json, answer.html, (model.report, model.config))
         if out is not None:
             write_file(out, made.text)
             wrote(out)

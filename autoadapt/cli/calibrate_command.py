@@ -47,21 +47,16 @@ def calibrate_command(
     refine: Refine = "0",
     augment: Annotated[bool, typer.Option(help="make more pictures where there are few")] = True,
     pretrained: Weights = None,
-    new_weights: Annotated[
-        Path | None, typer.Option(help="a file of weights for the new model", show_default=False)
-    ] = None,
-    like_weights: Annotated[
-        Path | None, typer.Option(help="a file of weights for the old one", show_default=False)
-    ] = None,
+    new_weights: Annotated[Path | None, typer.Option(help="a file of weights for the new model")] = None,
+    like_weights: Annotated[Path | None, typer.Option(help="a file of weights for the old one")] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             help="save it to this folder, as adapt --out does, or the adapters to a .safetensors file",
             callback=_keepable,
-            show_default=False,
         ),
     ] = None,
-    picture: Annotated[Path | None, typer.Option(help="draw how it went: .svg, .png", show_default=False)] = None,
+    picture: Annotated[Path | None, typer.Option(help="draw how it went: .svg, .png")] = None,
     seed: Annotated[int, typer.Option(help="for the choice of images and random weights")] = 0,
     *,
     answer: Answer,
@@ -71,7 +66,6 @@ def calibrate_command(
     A folder of adapt --out is calibrated as it is, and so is the part --at of a folder of swap --out.
     """
     with running(answer.as_json, answer.debug):
-        from autoadapt.adapting.building import AdaptedModule
         from autoadapt.calibration import calibrate
         from autoadapt.contracts.modes import in_eval_mode
         from autoadapt.contracts.origins import name_of
@@ -85,8 +79,8 @@ def calibrate_command(
             asked = pretrained is not False
             old = _weighted(model if at else backbone, like, like_weights, asked, answer.allowed)
             made = _weighted(backbone, new, new_weights, asked, answer.allowed)
-            if not any(isinstance(part, AdaptedModule) for part in made.modules()):
-                refuse_unnamed(made, new, out if out is None or out.suffix != ADAPTERS else None)
+            if out is not None and out.suffix != ADAPTERS and not _holds_adapted(made):
+                refuse_unnamed(made, new, out)
             reader = in_eval_mode(model(head, allow=answer.allowed)) if head else None
             pictures = preprocessing_of(old, name_of(old))
             batches = read_images(images, pictures, count=count, batch=batch, seed=seed)
@@ -134,6 +128,12 @@ def _weighted(
     return in_eval_mode(made)
 
 
+def _holds_adapted(made: nn.Module) -> bool:
+    from autoadapt.adapting.building import AdaptedModule
+
+    return any(isinstance(part, AdaptedModule) for part in made.modules())
+
+
 def _adapted(made: nn.Module, old: nn.Module, at: str, shape: Sequence[int], seed: int) -> nn.Module:
     """What is calibrated: a model that holds an adapted module already, or one that is adapted here."""
     import copy
@@ -141,10 +141,9 @@ def _adapted(made: nn.Module, old: nn.Module, at: str, shape: Sequence[int], see
     import torch
 
     from autoadapt.adapting import adapt
-    from autoadapt.adapting.building import AdaptedModule
     from autoadapt.swapping import swap
 
-    if any(isinstance(part, AdaptedModule) for part in made.modules()):
+    if _holds_adapted(made):
         return made
     example = torch.zeros(tuple(shape))[:1]
     with torch.random.fork_rng(devices=[]):

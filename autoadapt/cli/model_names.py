@@ -51,15 +51,9 @@ def known_names() -> dict[str, list[str]]:
 
 def _listed() -> dict[str, list[str]]:
     """Asked of the zoos themselves, which takes seconds."""
-    from autoadapt.sources import list_models, schemes
+    from autoadapt.sources.zoos import names_if_any, schemes
 
-    found: dict[str, list[str]] = {}
-    for scheme in schemes():
-        try:
-            found[scheme] = [name.partition(":")[2] for name in list_models(f"{scheme}:*")]
-        except AdaptError:
-            found[scheme] = []
-    return found
+    return {scheme: sorted(names_if_any(scheme)) for scheme in schemes()}
 
 
 def _file() -> Path:

@@ -1,4 +1,4 @@
-"""Adapting from a shell: capture, plan, adapt, verify, swap."""
+"""Modules from a shell: capture, plan, adapt, verify, swap, regions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, keep, running, show, working, write_page, wrote
-from autoadapt.cli.named_models import backbone, contract, example, model, refuse_unnamed, saved_parts
+from autoadapt.cli.named_models import backbone, contract, inputs_of, model, refuse_unnamed, saved_parts
 from autoadapt.cli.options import (
     Allow,
     Answer,
     AsJson,
     Debug,
     Inputs,
+    Levels,
     Like,
     Matching,
     MaybeLike,
@@ -38,17 +39,15 @@ if TYPE_CHECKING:
 
     from autoadapt.adapting.building import AdaptedModule
 
-__all__ = ["adapt_command", "capture_command", "plan_command", "swap_command", "verify_command"]
+__all__ = ["adapt_command", "capture_command", "plan_command", "regions_command", "swap_command", "verify_command"]
 
 
 def capture_command(
     source: Model,
     inputs: Inputs = None,
     at: Annotated[str, typer.Option(help="capture this submodule, while the whole model runs")] = "",
-    levels: Annotated[bool, typer.Option("--levels", help="with feature levels, as --like takes a model")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="save the signature to this file", callback=writable, show_default=False)
-    ] = None,
+    levels: Levels = False,
+    out: Annotated[Path | None, typer.Option(help="save the signature to this file", callback=writable)] = None,
     *,
     answer: Answer,
 ) -> None:
@@ -58,20 +57,13 @@ def capture_command(
             from autoadapt.contracts.capturing import capture
 
             made = (backbone if levels else model)(source, allow=answer.allowed)
-            signature = capture(made, _inputs(made, inputs), at=at)
+            signature = capture(made, inputs_of(made, inputs), at=at)
         show(signature, answer.as_json, answer.html)
         if out is not None:
             keep(signature, out)
 
 
-def plan_command(
-    new: Model,
-    like: Like,
-    inputs: Inputs = None,
-    *,
-    matching: Matching,
-    answer: Answer,
-) -> None:
+def plan_command(new: Model, like: Like, inputs: Inputs = None, *, matching: Matching, answer: Answer) -> None:
     """Say how a model would be adapted to another one's outputs. Exit code 1 if it cannot be."""
     with running(answer.as_json, answer.debug):
         with working(f"planning {new} like {like}"):
@@ -94,12 +86,11 @@ def adapt_command(
             parser=named_path,
             metavar="<path>",
             callback=writable_folder,
-            show_default=False,
         ),
     ] = None,
     adapters_only: Annotated[bool, typer.Option("--adapters-only", help="save no weights of the backbone")] = False,
     source: Annotated[
-        Path | None, typer.Option(help="write it as one file of plain PyTorch", callback=writable, show_default=False)
+        Path | None, typer.Option(help="write it as one file of plain PyTorch", callback=writable)
     ] = None,
     answer: Answer,
 ) -> None:
@@ -155,11 +146,10 @@ def verify_command(
             parts = saved_parts(new) if like is None else {}
             if parts:
                 _verified(parts, answer.allowed, thorough=thorough, as_json=answer.as_json, html=answer.html)
-            net = (
-                _adapted(new, like, inputs, answer.allowed, **options)
-                if like is not None
-                else _saved(new, answer.allowed)
-            )
+            if like is None:
+                net = _saved(new, answer.allowed)
+            else:
+                net = _adapted(new, like, inputs, answer.allowed, **options)
             report = net.verify(thorough=thorough)
         show(report, answer.as_json, answer.html)
         raise typer.Exit(HOLDS if report.passed else DOES_NOT_HOLD)
@@ -187,14 +177,12 @@ def swap_command(
     matching: Matching,
     project_bias: ProjectBias = True,
     refit: Annotated[
-        RefitChoice | None,
-        typer.Option(help="what reads it for the new channels; shrink: also what lies behind", show_default=False),
+        RefitChoice | None, typer.Option(help="what reads it for the new channels; shrink: also what lies behind")
     ] = None,
     allow_cost: Annotated[bool, typer.Option("--allow-cost", help="consent to large generated layers")] = False,
-    max_parameters: Annotated[int | None, typer.Option(help="the most generated ones", show_default=False)] = None,
+    max_parameters: Annotated[int | None, typer.Option(help="the most generated ones")] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="swap, and save the model to this folder", callback=writable_folder, show_default=False),
+        Path | None, typer.Option(help="swap, and save the model to this folder", callback=writable_folder)
     ] = None,
     answer: Answer,
 ) -> None:
@@ -215,7 +203,7 @@ def swap_command(
                 refuse_unnamed(made, new, out)
             options |= {"project_bias": project_bias, "refit": False if refit is None else refit.value}
             options |= {"allow_cost": allow_cost, "max_parameters": max_parameters}
-            call = _inputs(old, inputs)
+            call = inputs_of(old, inputs)
             report = swap(old, places, made, inputs=call, dry_run=True, **options)
         show(report, answer.as_json, answer.html)
         if report.passed and out is not None:
@@ -258,7 +246,7 @@ def regions_command(
             from autoadapt.swapping import regions
 
             old = model(whole, allow=allow or ())
-            found = regions(old, _inputs(old, inputs))
+            found = regions(old, inputs_of(old, inputs))
         if found or as_json:
             typer.echo(json.dumps(found) if as_json else "\n".join(found))
         else:
@@ -282,7 +270,7 @@ def _adapted(
     made = model(new, pretrained=pretrained, allow=allow)
     refuse_unnamed(made, new, out)
     target = contract(like, pretrained=pretrained, allow=allow)
-    return adapt(made, like=target, inputs=_inputs(made, inputs), **options)
+    return adapt(made, like=target, inputs=inputs_of(made, inputs), **options)
 
 
 def _saved(source: str, allow: Sequence[str]) -> AdaptedModule:
@@ -298,10 +286,3 @@ def _saved(source: str, allow: Sequence[str]) -> AdaptedModule:
         fault = Mismatch(source, "a folder of adapt --out, or --like", type(made).__name__, "--like timm:resnet18")
         raise SourceError(f"{source} has no contract of its own", [fault])
     return made
-
-
-def _inputs(made: nn.Module, texts: Sequence[str] | None) -> object:
-    """The inputs that are typed; those of an adapted module's own contract where there are none."""
-    from autoadapt.cli.example_inputs import read_inputs
-
-    return read_inputs(texts) if texts else example(made)

@@ -1,4 +1,4 @@
-"""Models: what a person types for one becomes one: a name, a folder that `adapt --out` wrote, a file."""
+"""Named models: what a person types for one becomes one: a name, a folder that `adapt --out` wrote, a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from autoadapt.contracts.signature import Signature
 
-__all__ = ["backbone", "contract", "example", "is_name", "is_saved", "model", "refuse_unnamed", "saved_parts"]
+__all__ = ["backbone", "contract", "inputs_of", "is_name", "is_saved", "model", "refuse_unnamed", "saved_parts"]
 
 _BACKBONE = re.compile(r"^The backbone is (?P<source>\w+:[^\s()]+) \(", re.MULTILINE)
 _CHANNELS = re.compile(r"\s*\d+(\s*,\s*\d+)*\s*")
@@ -144,7 +144,14 @@ def _container(like: str) -> object:
         return None
 
 
-def example(made: nn.Module) -> object:
+def inputs_of(made: nn.Module, texts: Sequence[str] | None) -> object:
+    """The inputs that are typed; where there are none, those that a module's own contract or a swap tells."""
+    from autoadapt.cli.example_inputs import read_inputs
+
+    return read_inputs(texts) if texts else _example(made)
+
+
+def _example(made: nn.Module) -> object:
     """A call of an adapted module at the sizes that its contract was captured at, or the one that was noted at a swap.
 
     None for any other module.

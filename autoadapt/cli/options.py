@@ -28,6 +28,7 @@ __all__ = [
     "Indices",
     "IndicesChoice",
     "Inputs",
+    "Levels",
     "Like",
     "Matching",
     "MaybeLike",
@@ -104,13 +105,12 @@ SOURCES = (
     "a folder of adapt --out, net.pt2, or net.py of adapt --source (with --allow)"
 )
 
-Model = Annotated[str, typer.Argument(help=SOURCES, autocompletion=complete_source, show_default=False)]
+Model = Annotated[str, typer.Argument(help=SOURCES, autocompletion=complete_source)]
 Like = Annotated[
     str,
     typer.Option(
         help="the specification: a model, a saved signature (JSON), or 'f32[B, 256, ceil(H/4), ceil(W/4)]'",
         autocompletion=complete_source,
-        show_default=False,
     ),
 ]
 MaybeLike = Annotated[str | None, Like.__metadata__[0]]
@@ -119,7 +119,6 @@ Inputs = Annotated[
     typer.Option(
         "--input",
         help="'f32[2, 3, 224, 224]', x.npy or x.safetensors; once for each argument; NAME=... by name",
-        show_default=False,
     ),
 ]
 
@@ -176,9 +175,8 @@ def writable_folder(context: typer.Context, parameter: typer.CallbackParam, path
     return path
 
 
-Html = Annotated[
-    Path | None, typer.Option(help="write a page of it to this file", callback=writable, show_default=False)
-]
+Levels = Annotated[bool, typer.Option("--levels", help="with feature levels, as --like takes a model")]
+Html = Annotated[Path | None, typer.Option(help="write a page of it to this file", callback=writable)]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 Weights = Annotated[
@@ -186,19 +184,14 @@ Weights = Annotated[
     typer.Option(
         "--pretrained/--random",
         help="published weights of named models, which may be downloaded, or random ones",
-        show_default=False,
     ),
 ]
 Allow = Annotated[
-    list[str] | None,
-    typer.Option("--allow", help="a file or package whose code may run; may be given again", show_default=False),
+    list[str] | None, typer.Option("--allow", help="a file or package whose code may run; may be given again")
 ]
-Outputs = Annotated[
-    list[str] | None, typer.Option(help="serve only this output; may be given again", show_default=False)
-]
+Outputs = Annotated[list[str] | None, typer.Option(help="serve only this output; may be given again")]
 Pairs = Annotated[
-    list[str] | None,
-    typer.Option("--pair", help="TARGET=SOURCE: the output or inner module that serves one", show_default=False),
+    list[str] | None, typer.Option("--pair", help="TARGET=SOURCE: the output or inner module that serves one")
 ]
 Refine = Annotated[
     str, typer.Option(metavar="STEPS", help="on the head after the closed form, or auto", callback=steps)
@@ -211,30 +204,21 @@ ProjectBias = Annotated[
 ]
 Indices = Annotated[IndicesChoice, typer.Option(help="of points, where the new module gives none")]
 Thin = Annotated[ThinChoice, typer.Option(metavar="HOW", help="of choosing points: farthest, first, even, random")]
-Grid = Annotated[
-    list[str] | None,
-    typer.Option(help="MODULE=ROWS,COLUMNS,TOKENS of token axes that cannot be read", show_default=False),
-]
-
+Grid = Annotated[list[str] | None, typer.Option(help="MODULE=ROWS,COLUMNS,TOKENS of token axes that cannot be read")]
 Resolution = Annotated[
     ResolutionChoice | None,
     typer.Option(
         help="of a model built for one image size: images at their own size, or resized; native where proven",
-        show_default=False,
     ),
 ]
-Channels = Annotated[
-    str | None,
-    typer.Option(help="what is in the channels of the images, such as b,g,r,nir", show_default=False),
-]
+Channels = Annotated[str | None, typer.Option(help="what is in the channels of the images, such as b,g,r,nir")]
 Statistics = Annotated[
     list[str] | None,
     typer.Option(
         help="old=MEAN:STD, new=MEAN:STD of the images that a model takes, numbers by commas, where it tells others",
-        show_default=False,
     ),
 ]
-Fit = Annotated[FitChoice | None, typer.Option(help="images to a legal size by zeros, or resized", show_default=False)]
+Fit = Annotated[FitChoice | None, typer.Option(help="images to a legal size by zeros, or resized")]
 
 
 def read_pairs(texts: list[str] | None) -> dict[str, str]:

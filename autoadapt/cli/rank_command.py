@@ -18,6 +18,9 @@ from autoadapt.cli.typed_sources import checked_source, is_saved
 from autoadapt.showing.tables import shorten
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from autoadapt.contracts.signature import Signature
     from autoadapt.ranking import Ranked
     from autoadapt.sources.images import Preprocessing
 
@@ -46,64 +49,43 @@ class Backend(str, Enum):
 def rank_command(
     candidates: Annotated[
         list[str],
-        typer.Argument(
-            help=f"names or patterns: 'timm:resnet*', {SOURCES}", autocompletion=complete_source, show_default=False
-        ),
+        typer.Argument(help=f"names or patterns: 'timm:resnet*', {SOURCES}", autocompletion=complete_source),
     ],
     like: Like,
     inputs: Inputs = None,
-    images: Annotated[
-        Path | None, typer.Option(help="pictures to calibrate on: a folder, .npy, .safetensors", show_default=False)
-    ] = None,
-    head: Annotated[
-        str | None, typer.Option(help="module.py:factory of what follows the old backbone", show_default=False)
-    ] = None,
-    held_out: Annotated[
-        Path | None, typer.Option(help="pictures to judge on; else every fourth of --images", show_default=False)
-    ] = None,
+    images: Annotated[Path | None, typer.Option(help="pictures to calibrate on: a folder, .npy, .safetensors")] = None,
+    head: Annotated[str | None, typer.Option(help="module.py:factory of what follows the old backbone")] = None,
+    held_out: Annotated[Path | None, typer.Option(help="pictures to judge on; else every fourth of --images")] = None,
     count: Annotated[int, typer.Option(min=1, help="the most images that are taken")] = 128,
     resolution: Resolution = None,
     fit: Fit = None,
     pretrained: Weights = None,
-    state: Annotated[
-        Path | None, typer.Option(help="a file (JSON lines) to go on from after a cut", show_default=False)
-    ] = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="draw cost against agreement: .svg, .png", show_default=False)
-    ] = None,
-    jobs: Annotated[
-        int | None, typer.Option(help="candidates tried at once, one thread each; -1: all cores", show_default=False)
-    ] = None,
+    state: Annotated[Path | None, typer.Option(help="a file (JSON lines) to go on from after a cut")] = None,
+    picture: Annotated[Path | None, typer.Option(help="draw cost against agreement: .svg, .png")] = None,
+    jobs: Annotated[int | None, typer.Option(help="candidates tried at once, one thread each; -1: all cores")] = None,
     backend: Annotated[
         Backend, typer.Option(help="who tries them: processes of this machine, or a cluster")
     ] = Backend.loky,
     halving: Annotated[
         bool, typer.Option("--halving", help="all by plan and cost, then the better ones on ever more --images")
     ] = False,
-    budget: Annotated[
-        str | None, typer.Option(help="time after which no other is begun: 90min, 2h", show_default=False)
-    ] = None,
+    budget: Annotated[str | None, typer.Option(help="time after which no other is begun: 90min, 2h")] = None,
     cost: Annotated[CostChoice, typer.Option(help="what the picture has across")] = CostChoice.seconds,
     *,
     answer: Answer,
 ) -> None:
     """Which backbone should I take? Costs and, with --images, agreement. Exit code 1 if none fits."""
     with running(answer.as_json, answer.debug), _resumable(state), _workers(backend, jobs):
-        from torch import nn
-
         from autoadapt.cli.example_inputs import read_inputs
         from autoadapt.contracts.modes import in_eval_mode
         from autoadapt.ranking import rank
         from autoadapt.ranking.pictures import check_drawable
-        from autoadapt.sources.images import preprocessing_of
 
         if picture is not None:
             check_drawable(picture)
         _check_names(candidates, answer.allowed)
         published = pretrained if pretrained is not None else images is not None
-        holds_module = images is not None and is_saved(like)  # pictures run through it; else its signature will do
-        old = (model if holds_module else contract)(like, pretrained=published, allow=answer.allowed)
-        pictures = preprocessing_of(old, like) if images is not None and isinstance(old, nn.Module) else None
+        old, pictures = _old(like, published, answer.allowed, reads_pictures=images is not None)
         batches = _read(images, pictures, count)
         made = {one: one if is_name(one) else model(one, allow=answer.allowed) for one in candidates}
         found = rank(
@@ -130,6 +112,18 @@ def rank_command(
             found.picture(picture, cost=cost.value)
             wrote(picture)
         raise typer.Exit(HOLDS if found else DOES_NOT_HOLD)
+
+
+def _old(
+    like: str, published: bool, allow: Sequence[str], *, reads_pictures: bool
+) -> tuple[nn.Module | Signature, Preprocessing | None]:
+    """What `--like` means, and how it takes pictures; without pictures the signature of what is saved will do."""
+    from torch import nn
+
+    from autoadapt.sources.images import preprocessing_of
+
+    old = (model if reads_pictures and is_saved(like) else contract)(like, pretrained=published, allow=allow)
+    return old, preprocessing_of(old, like) if reads_pictures and isinstance(old, nn.Module) else None
 
 
 def _check_names(candidates: Sequence[str], allow: Sequence[str]) -> None:

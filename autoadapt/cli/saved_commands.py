@@ -24,7 +24,7 @@ from autoadapt.cli.exit_codes import (
     wrote,
 )
 from autoadapt.cli.model_names import known_names
-from autoadapt.cli.named_models import contract, example, model
+from autoadapt.cli.named_models import backbone, contract, inputs_of, model
 from autoadapt.cli.options import (
     Allow,
     Answer,
@@ -32,6 +32,7 @@ from autoadapt.cli.options import (
     Debug,
     Html,
     Inputs,
+    Levels,
     MaybeLike,
     Model,
     Outputs,
@@ -48,10 +49,12 @@ if TYPE_CHECKING:
 
 __all__ = ["check_command", "export_command", "fold_command", "models_command", "show_command"]
 
+Program = Annotated[Path, typer.Argument(help="the file: .onnx, .pt2 or .pt", callback=writable)]
+
 
 def export_command(
     source: Model,
-    out: Annotated[Path, typer.Argument(help="the file: .onnx, .pt2 or .pt", callback=writable, show_default=False)],
+    out: Program,
     like: MaybeLike = None,
     inputs: Inputs = None,
     *,
@@ -72,7 +75,7 @@ def export_command(
 
 def fold_command(
     source: Model,
-    out: Annotated[Path, typer.Argument(help="the file: .onnx, .pt2 or .pt", callback=writable, show_default=False)],
+    out: Program,
     at: Annotated[str, typer.Option(help="where the adapted module stands, if there are several")] = "",
     outputs: Outputs = None,
     inputs: Inputs = None,
@@ -84,14 +87,13 @@ def fold_command(
     It takes whole models, as swap --out writes them: what reads the adapters must be in the model.
     """
     with running(answer.as_json, answer.debug):
-        from autoadapt.cli.example_inputs import read_inputs
         from autoadapt.contracts.capturing.arguments import told_example
         from autoadapt.saving.exporting import export
         from autoadapt.swapping.folding import fold
 
         with working(f"folding {source}"):
             made = model(source, allow=answer.allowed)
-            call = read_inputs(inputs) if inputs else example(made)
+            call = inputs_of(made, inputs)
             call = told_example(made) if call is None else call
             folded = fold(made, at=at or None, inputs=call, outputs=outputs)
             found = export(folded, out, inputs=call)
@@ -109,24 +111,20 @@ def _count(module: nn.Module) -> str:
 def _adapted(source: str, like: str | None, inputs: Sequence[str] | None, allow: Sequence[str]) -> AdaptedModule:
     from autoadapt.adapting import adapt
     from autoadapt.adapting.building import AdaptedModule
-    from autoadapt.cli.example_inputs import read_inputs
 
     made = model(source, allow=allow)
     if isinstance(made, AdaptedModule) and like is None:
         return made
     target = made if like is None else contract(like, allow=allow)
-    return adapt(made, like=target, inputs=read_inputs(inputs) if inputs else example(made))
+    return adapt(made, like=target, inputs=inputs_of(made, inputs))
 
 
 def check_command(
     source: Model,
-    lock: Annotated[
-        Path,
-        typer.Argument(help="the signature that it should have (JSON)", callback=at_home, show_default=False),
-    ],
+    lock: Annotated[Path, typer.Argument(help="the signature that it should have (JSON)", callback=at_home)],
     inputs: Inputs = None,
     at: Annotated[str, typer.Option(help="check this submodule, while the whole model runs")] = "",
-    levels: Annotated[bool, typer.Option("--levels", help="with feature levels, as --like takes a model")] = False,
+    levels: Levels = False,
     update: Annotated[bool, typer.Option("--update", help="write the file anew")] = False,
     allow: Allow = None,
     as_json: AsJson = False,
@@ -134,15 +132,13 @@ def check_command(
 ) -> None:
     """Check in CI that a model still has the signature of a file. Exit code 1, with every difference, if not."""
     with running(as_json, debug):
-        from autoadapt.cli.example_inputs import read_inputs
-        from autoadapt.cli.named_models import backbone
         from autoadapt.contracts.capturing import capture
         from autoadapt.contracts.signature import Signature
 
         expected = None if update else Signature.load(lock)
         with working(f"capturing {source}"):
             made = (backbone if levels else model)(source, allow=allow or ())
-            found = capture(made, read_inputs(inputs) if inputs else example(made), at=at)
+            found = capture(made, inputs_of(made, inputs), at=at)
         if expected is None:
             keep(found, lock)
             return
@@ -152,21 +148,21 @@ def check_command(
         if as_json:
             told = {"same": not faults, "differences": list(map(vars, faults)), "remedy": remedy if faults else ""}
             typer.echo(json.dumps(told, indent=1))
-        elif not faults:
-            typer.echo(f"{found.title} has the signature of {lock}")
-        if faults and not as_json:
+        elif faults:
             again = [*faults, Mismatch("", "", "", remedy)]
             complain("check", f"{found.title} does not have the signature of {lock}", again, as_json)
+        else:
+            typer.echo(f"{found.title} has the signature of {lock}")
         raise typer.Exit(DOES_NOT_HOLD if faults else HOLDS)
 
 
 def models_command(
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(help="'resnet*', 'timm:*vit*', or a part of a name; all must fit", show_default=False),
+        typer.Argument(help="'resnet*', 'timm:*vit*', or a part of a name; all must fit"),
     ] = None,
-    zoo: Annotated[list[str] | None, typer.Option(help="timm, torchvision or smp", show_default=False)] = None,
-    without: Annotated[list[str] | None, typer.Option(help="leave out what fits this", show_default=False)] = None,
+    zoo: Annotated[list[str] | None, typer.Option(help="timm, torchvision or smp")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="leave out what fits this")] = None,
     count: Annotated[int, typer.Option(min=0, help="the most that are listed; 0 for all")] = 40,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -214,9 +210,7 @@ def show_command(
     path: Annotated[
         Path,
         typer.Argument(
-            help="a folder of adapt --out or swap --out, a file of export, or a result (JSON)",
-            callback=at_home,
-            show_default=False,
+            help="a folder of adapt --out or swap --out, a file of export, or a result (JSON)", callback=at_home
         ),
     ],
     html: Html = None,

@@ -23,44 +23,30 @@ class MatchChoice(str, Enum):
 
 
 def transfer_command(
-    checkpoint: Annotated[
-        Path, typer.Argument(help=".pth, .pt, .bin, .safetensors, a sharded index or a folder", show_default=False)
-    ],
+    checkpoint: Annotated[Path, typer.Argument(help=".pth, .pt, .bin, .safetensors, a sharded index or a folder")],
     target: Model,
     scope: Annotated[str | None, typer.Option(help="the part to take: ema, or the front of names")] = None,
-    include: Annotated[list[str] | None, typer.Option(help="names to take, as 'layer4.*'", show_default=False)] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="names to leave", show_default=False)] = None,
-    rename: Annotated[
-        list[str] | None, typer.Option(help="REGEX=REPLACEMENT, or a dialect", show_default=False)
-    ] = None,
+    include: Annotated[list[str] | None, typer.Option(help="names to take, as 'layer4.*'")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="names to leave")] = None,
+    rename: Annotated[list[str] | None, typer.Option(help="REGEX=REPLACEMENT, or a dialect")] = None,
     match: Annotated[MatchChoice, typer.Option(help="pair by names, or the k-th with the k-th")] = MatchChoice.names,
     shapes: Annotated[
         list[str] | None, typer.Option(help="PATTERN=POLICY, or a policy for all: skip, slice, error, ...")
     ] = None,
     keep: Annotated[
-        list[str] | None,
-        typer.Option(help="old rows in the new order: PATTERN=coco->crowdpose or =5,6,-", show_default=False),
+        list[str] | None, typer.Option(help="old rows in the new order: PATTERN=coco->crowdpose or =5,6,-")
     ] = None,
     grid: Annotated[
-        list[str] | None,
-        typer.Option(help="how tokens lie: PATTERN=OLD:NEW:TOKENS, as 14x14:24x24:1", show_default=False),
+        list[str] | None, typer.Option(help="how tokens lie: PATTERN=OLD:NEW:TOKENS, as 14x14:24x24:1")
     ] = None,
-    merge: Annotated[
-        list[str] | None, typer.Option(help="fused (q, k, v), lora, or lora=SCALE", show_default=False)
-    ] = None,
+    merge: Annotated[list[str] | None, typer.Option(help="fused (q, k, v), lora, or lora=SCALE")] = None,
     min_coverage: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="smallest share of parameters that counts as loaded")
     ] = 0.0,
-    expect_missing: Annotated[
-        list[str] | None, typer.Option(help="names that may stay as they are", show_default=False)
-    ] = None,
-    expect_unexpected: Annotated[
-        list[str] | None, typer.Option(help="names that may have no place", show_default=False)
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="save the loaded weights (.safetensors); else a dry run", show_default=False)
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="save the report (JSON)", show_default=False)] = None,
+    expect_missing: Annotated[list[str] | None, typer.Option(help="names that may stay as they are")] = None,
+    expect_unexpected: Annotated[list[str] | None, typer.Option(help="names that may have no place")] = None,
+    output: Annotated[Path | None, typer.Option(help="save the loaded weights (.safetensors); else a dry run")] = None,
+    report: Annotated[Path | None, typer.Option(help="save the report (JSON)")] = None,
     *,
     answer: Answer,
 ) -> None:
