@@ -30,7 +30,8 @@ def code_of(kinds: tuple[str, ...], summary: str) -> str:
         'AA1218'
     """
     found = [one for one in _patterns() if one[3].fullmatch(summary)]
-    return max(found, key=lambda one: (-_place(kinds, one[1]), len(one[2]), one[0]))[0] if found else ""
+    places = {kind: -place for place, kind in enumerate(kinds)}
+    return max(found, key=lambda one: (places.get(one[1], -len(kinds)), len(one[2]), one[0]))[0] if found else ""
 
 
 def page_of(code: str) -> str:
@@ -57,7 +58,3 @@ def _patterns() -> list[tuple[str, str, str, re.Pattern[str]]]:
 
 def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, template.split(OPEN))), re.DOTALL)
-
-
-def _place(kinds: tuple[str, ...], kind: str) -> int:
-    return kinds.index(kind) if kind in kinds else len(kinds)

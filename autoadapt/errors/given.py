@@ -54,14 +54,14 @@ def check_callable(
         >>> check_callable(lambda event: None, ("event",), "listener", "progress(print)")
     """
     shown = f"({', '.join(arguments)})"
-    found = "" if callable(value) else f"{repr(value)[:60]}, of type {type(value).__name__}"
+    found = f"{repr(value)[:60]}, of type {type(value).__name__}"
     if callable(value):
         try:
             inspect.signature(value).bind(*arguments)
+            return
         except TypeError as told:
             found = f"{getattr(value, '__name__', type(value).__name__)}{inspect.signature(value)}: {told}"
         except ValueError:  # a builtin that does not tell its arguments
             return
-    if found:
-        fault = Mismatch(argument, f"a function of {shown}", visible(found), remedy)
-        raise error(f"`{argument}` cannot be called with {shown}", [fault])
+    fault = Mismatch(argument, f"a function of {shown}", visible(found), remedy)
+    raise error(f"`{argument}` cannot be called with {shown}", [fault])

@@ -30,13 +30,13 @@ def read_text(path: Path, expected: str, remedy: str, error: type[AdaptError], *
     Raises:
         AdaptError: It is no plain file, larger than that, or no text.
     """
+    cause = None
     try:
         if not (said := hindrance(path, most)):
             return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as raised:
         said, cause = _in_words(path, raised), raised
-        raise error(f"{path} cannot be read", [Mismatch(str(path), expected, said, remedy)]) from cause
-    raise error(f"{path} cannot be read", [Mismatch(str(path), expected, said, remedy)])
+    raise error(f"{path} cannot be read", [Mismatch(str(path), expected, said, remedy)]) from cause
 
 
 def _in_words(path: Path, error: Exception) -> str:

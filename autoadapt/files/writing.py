@@ -78,7 +78,8 @@ def write_all(folder: Path, contents: Mapping[str, Content]) -> None:
         SavingError: The folder cannot be written to.
     """
     with explained(folder):
-        _refuse_folders(folder, contents)
+        if folders := [name for name in contents if (folder / name).is_dir()]:
+            raise IsADirectoryError(0, f"`{folders[0]}` is a folder")
         made = {name: folder / temporary_name(name, "new") for name in contents}
         with folder_of(folder / "any"):
             try:
@@ -215,8 +216,8 @@ def explained(place: Path) -> Iterator[None]:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
+    found = hashlib.sha256()
     with path.open("rb") as file:
-        found = hashlib.sha256()
         while block := file.read(1 << 20):
             found.update(block)
     return found.hexdigest()
@@ -235,9 +236,8 @@ def _write_beside(made: Path, place: Path, content: Content) -> None:
 def _fill(path: Path, content: Content) -> None:
     if callable(content):
         _write_alone(path, content)
-        return
-    with path.open("wb") as file:
-        file.write(content if isinstance(content, bytes) else content.encode())
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def _write_alone(path: Path, write: Callable[[Path], object]) -> None:
@@ -253,12 +253,6 @@ def _write_alone(path: Path, write: Callable[[Path], object]) -> None:
         raise OSError(0, str(error)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _refuse_folders(folder: Path, names: Mapping[str, object]) -> None:
-    for name in names:
-        if (folder / name).is_dir():
-            raise IsADirectoryError(0, f"`{name}` is a folder")
 
 
 def _put_in_place(folder: Path, made: Mapping[str, Path]) -> None:
@@ -316,10 +310,8 @@ def _host() -> str:
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 

@@ -1,4 +1,4 @@
-"""Codes: what a python path, or a file and a name in it, stand for; run only with the caller's word."""
+"""Code paths: what a python path, or a file and a name in it, stand for; run only with the caller's word."""
 
 from __future__ import annotations
 
@@ -69,8 +69,7 @@ def _imported(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        remedy = "check the path and the working folder"
-        fault = Mismatch(module, "a module that can be imported", str(error), remedy)
+        fault = Mismatch(module, "a module that can be imported", str(error), "check the path and the working folder")
         raise SourceError(f"{module} cannot be imported", [fault]) from error
 
 
@@ -109,16 +108,12 @@ def _module_name(path: Path) -> str:
     while True:
         name = path.stem if count == 1 else f"{path.stem}_{count}"
         known = sys.modules.get(name)
-        if known is not None and _is(known, path):
+        file = getattr(known, "__file__", None)
+        if file is not None and Path(file).resolve() == path:
             return name
         if known is None and importlib.util.find_spec(name) is None:
             return name
         count += 1
-
-
-def _is(module: ModuleType, path: Path) -> bool:
-    file = getattr(module, "__file__", None)
-    return file is not None and Path(file).resolve() == path
 
 
 @contextlib.contextmanager

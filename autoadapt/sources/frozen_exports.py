@@ -1,4 +1,4 @@
-"""Exports: programs of `torch.export` as backbones."""
+"""Frozen exports: programs of `torch.export` as backbones."""
 
 from __future__ import annotations
 

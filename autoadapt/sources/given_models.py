@@ -52,11 +52,9 @@ def _handed_over(fault: Mismatch, value: str, argument: str) -> Mismatch:
 
     def line(text: str) -> str:
         if text == WITHOUT_WEIGHTS:
-            return (
-                f'{argument}=model  # of aa.load("{value}"), then aa.transfer(file, model), with a file that you have'
-            )
-        loaded = _LOADED.fullmatch(text)
-        if loaded is not None:
+            given = "then aa.transfer(file, model), with a file that you have"
+            return f'{argument}=model  # of aa.load("{value}"), {given}'
+        if (loaded := _LOADED.fullmatch(text)) is not None:
             return f"{argument}={loaded['name']}"
         if not text.startswith("allow="):
             return text

@@ -20,7 +20,7 @@ from torch import nn
 from autoadapt.contracts.capturing import told_inputs
 from autoadapt.errors import CaptureError, Mismatch, SourceError
 from autoadapt.files.reading import hindrance, one_line
-from autoadapt.versions import install_line
+from autoadapt.sources.zoos import package
 
 __all__ = ["Images", "Preprocessing", "preprocessing_of", "read_images"]
 
@@ -165,7 +165,7 @@ class _Folder:
 
     def read(self, number: int) -> torch.Tensor:
         """One picture, preprocessed."""
-        image, path = _pillow(), self._paths[number]
+        image, path = package("PIL.Image", "Pillow"), self._paths[number]
         try:
             with image.open(path) as picture:
                 return self._preprocessing.apply(importlib.import_module("PIL.ImageOps").exif_transpose(picture))
@@ -195,18 +195,18 @@ class _Array:
             return value.float()
         value_HWC = value if value.shape[-1] in (1, 3) else value.movedim(0, -1)
         pixels = value_HWC.squeeze(-1) if value_HWC.shape[-1] == 1 else value_HWC
-        return self._preprocessing.apply(_pillow().fromarray(pixels.contiguous().numpy()))
+        return self._preprocessing.apply(package("PIL.Image", "Pillow").fromarray(pixels.contiguous().numpy()))
 
 
 _Reader = _Folder | _Array
+_TAKEN = "a folder of pictures, or a .npy or .safetensors file"
 
 
 def _reader(path: Path, preprocessing: Preprocessing) -> _Reader:
     if os.path.isdir(path):
         return _Folder(path, preprocessing)
     if not os.path.isfile(path):
-        fault = Mismatch(str(path), "a folder of pictures, or a .npy or .safetensors file", "nothing there", "check it")
-        raise SourceError(f"there is no {path}", [fault])
+        raise SourceError(f"there is no {path}", [Mismatch(str(path), _TAKEN, "nothing there", "check it")])
     try:
         if said := hindrance(path):
             raise ValueError(said)
@@ -219,7 +219,7 @@ def _reader(path: Path, preprocessing: Preprocessing) -> _Reader:
     except Exception as error:  # numpy reads headers as Python, whose parser has errors of its own
         fault = Mismatch(str(path), f"an array in a {path.suffix} file", one_line(error), "save it anew")
         raise SourceError(f"{path.name} cannot be read", [fault]) from error
-    fault = Mismatch(str(path), "a folder of pictures, or a .npy or .safetensors file", path.suffix or "no ending")
+    fault = Mismatch(str(path), _TAKEN, path.suffix or "no ending")
     raise SourceError(f"{path.name} is of another kind", [fault])
 
 
@@ -251,13 +251,9 @@ def preprocessing_of(model: nn.Module, source: str = "") -> Preprocessing:
     if scheme == "torchvision":
         return _of_torchvision(name)
     channels, height, width = _told_size(model)
-    if scheme == "hf":
-        found = _of_checkpoint(name, channels, height, width)
-        if found is not None:
-            return found
-    if channels == 3:
-        return Preprocessing(height, width)
-    return Preprocessing(height, width, (HALF,) * channels, (HALF,) * channels)
+    if scheme == "hf" and (found := _of_checkpoint(name, channels, height, width)) is not None:
+        return found
+    return Preprocessing(height, width, *(IMAGENET if channels == 3 else ((HALF,) * channels,) * 2))
 
 
 def _told_size(model: nn.Module) -> tuple[int, int, int]:
@@ -296,11 +292,3 @@ def _of_checkpoint(name: str, channels: int, height: int, width: int) -> Preproc
         return None
     mean, std = (_of_channels(getattr(processor, key), channels) for key in ("image_mean", "image_std"))
     return Preprocessing(height, width, mean, std, 0, "bicubic", "as the checkpoint's image processor says")
-
-
-def _pillow() -> Any:
-    try:
-        return importlib.import_module("PIL.Image")
-    except ImportError as error:
-        fault = Mismatch("PIL", "an installed package", str(error), install_line("zoo"))
-        raise SourceError("Pillow is not installed", [fault]) from error

@@ -12,8 +12,9 @@ from urllib.error import URLError
 
 from torch import nn
 
-from autoadapt.contracts.origins import note_origin
+from autoadapt.contracts.origins import Verb, note_origin
 from autoadapt.errors import Mismatch, SourceError, nearest
+from autoadapt.files.reading import one_line
 from autoadapt.sources.code_paths import load_object, names_a_file
 from autoadapt.sources.frozen_exports import EXPORTED, load_export
 from autoadapt.sources.reach import offline_if_unreached
@@ -52,30 +53,28 @@ def load(source: str, *, pretrained: bool = False, allow: Sequence[str | Path] =
         >>> load("torch.nn:Linear", allow=["torch"], in_features=3, out_features=2)
         Linear(in_features=3, out_features=2, bias=True)
     """
-    scheme, name = _split(source)
-    made: nn.Module
-    if scheme in schemes():
-        zoo = zoo_of(scheme)
-        with _explained(source, zoo, name, pretrained):
-            made = zoo.load(name, pretrained=pretrained, **options)
-    else:
-        made = _own(source, allow, pretrained, options)
-    return note_origin(made, "load", source, pretrained, options)
+    return _loaded("load", source, pretrained, allow, options)
 
 
 def load_backbone(
     source: str, *, pretrained: bool = False, allow: Sequence[str | Path] = (), **options: Any
 ) -> nn.Module:
     """Load a model as a backbone: with its feature levels where the zoo gives them; else as `load`."""
+    return _loaded("load_backbone", source, pretrained, allow, options)
+
+
+def _loaded(
+    verb: Verb, source: str, pretrained: bool, allow: Sequence[str | Path], options: Mapping[str, Any]
+) -> nn.Module:
     scheme, name = _split(source)
     made: nn.Module
     if scheme in schemes():
         zoo = zoo_of(scheme)
         with _explained(source, zoo, name, pretrained):
-            made = zoo.backbone(name, pretrained=pretrained, **options)
+            made = (zoo.load if verb == "load" else zoo.backbone)(name, pretrained=pretrained, **options)
     else:
         made = _own(source, allow, pretrained, options)
-    return note_origin(made, "load_backbone", source, pretrained, options)
+    return note_origin(made, verb, source, pretrained, options)
 
 
 def published(source: str) -> bool:
@@ -106,8 +105,7 @@ def refuse_unknown(source: str, allow: Sequence[str | Path] = ()) -> None:
         if _is_unknown(name, zoo_of(scheme).names()):
             raise _zoo_error(source, zoo_of(scheme), name, False, "")
     elif scheme and not source.endswith(EXPORTED):
-        if not names_a_file(source) and "." not in scheme and scheme not in map(str, allow):
-            _refuse_unknown_scheme(source, scheme)
+        _refuse_unless_code(source, scheme, allow)
         load_object(source, allow)
 
 
@@ -150,8 +148,7 @@ def _own(source: str, allow: Sequence[str | Path], pretrained: bool, options: Ma
         remedy = f"{source}:build  # the function in it that makes the module" if source.endswith(".py") else remedy
         fault = Mismatch(source, "scheme:name, package.module:name, module.py:name or a .pt2 file", source, remedy)
         raise SourceError(f"{source!r} has no scheme", [fault])
-    if not names_a_file(source) and "." not in scheme and not any(str(entry) == scheme for entry in allow):
-        _refuse_unknown_scheme(source, scheme)
+    _refuse_unless_code(source, scheme, allow)
     if pretrained:
         fault = Mismatch(source, "weights that a zoo publishes", "a model of your own", "aa.transfer(file, model)")
         raise SourceError(f"{source} has no published weights", [fault])
@@ -161,14 +158,19 @@ def _own(source: str, allow: Sequence[str | Path], pretrained: bool, options: Ma
     except SourceError:
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         remedy = f"check {dict(options)}" if options else "call it by itself, which shows where"
-        fault = Mismatch(source, "a call that makes a module", said, remedy)
+        fault = Mismatch(source, "a call that makes a module", one_line(error), remedy)
         raise SourceError(f"{source} raises", [fault]) from error
     if not isinstance(model, nn.Module):
         fault = Mismatch(source, "a torch.nn.Module, or what makes one", type(model).__name__, "return the module")
         raise SourceError(f"{source} gives no module", [fault])
     return model
+
+
+def _refuse_unless_code(source: str, scheme: str, allow: Sequence[str | Path]) -> None:
+    """Refuse a scheme that there is not, and that is neither a file nor a package."""
+    if not names_a_file(source) and "." not in scheme and scheme not in map(str, allow):
+        _refuse_unknown_scheme(source, scheme)
 
 
 def _refuse_unknown_scheme(source: str, scheme: str) -> None:
@@ -228,9 +230,8 @@ def _explained(source: str, zoo: Source, name: str, pretrained: bool) -> Iterato
         except SourceError:
             raise
         except Exception as error:
-            said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            if unreached and isinstance(error, OSError) and not isinstance(error, URLError):  # which is no hub's
-                said = unreached
+            is_of_hub = isinstance(error, OSError) and not isinstance(error, URLError)
+            said = unreached if unreached and is_of_hub else one_line(error)
             raise _zoo_error(source, zoo, name, pretrained, said) from error
 
 
@@ -248,8 +249,7 @@ def _zoo_error(source: str, zoo: Source, name: str, pretrained: bool, said: str)
         fault = Mismatch(source, f"one of the {len(known)} models of {scheme}", "no such model", remedy)
         return SourceError(f"{scheme} has no model `{name}`", [fault])
     if pretrained:
-        remedy = WITHOUT_WEIGHTS
-        fault = Mismatch(source, "published weights, in the cache or from the network", said, remedy)
+        fault = Mismatch(source, "published weights, in the cache or from the network", said, WITHOUT_WEIGHTS)
         return SourceError(f"the weights of {source} cannot be loaded", [fault])
     fault = Mismatch(source, "options that the model takes", said, "leave out what the message names")
     return SourceError(f"{source} could not be made", [fault])

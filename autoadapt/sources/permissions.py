@@ -21,12 +21,8 @@ def check_module(source: str, module: str, allow: Sequence[str | Path]) -> None:
     allowed = [str(entry) for entry in allow]
     if not any(module == entry or module.startswith(f"{entry}.") for entry in allowed):
         package = module.partition(".")[0]
-        fault = Mismatch(
-            source,
-            "a package that the caller allows",
-            f"allowed: {', '.join(allowed) or 'nothing'}",
-            f'allow=["{package}"]',
-        )
+        said = f"allowed: {', '.join(allowed) or 'nothing'}"
+        fault = Mismatch(source, "a package that the caller allows", said, f'allow=["{package}"]')
         raise SourceError(f"{source} would run code of `{package}`, which is not allowed", [fault])
 
 
@@ -74,10 +70,10 @@ def refuse_foreign(
         faults = [Mismatch(f"{where}.{name}", "options of the model alone", f"{name}=", "leave it out") for name in own]
         raise SourceError(f"{where} says what its caller alone may say: {', '.join(own)}", faults)
     allowed = {str(entry) for entry in allow}
-    asked = [one for one in foreign(source, options, published=published) if one[1] not in allowed]
     faults = [
         Mismatch(f"{where}.{name}", "nothing that is fetched or read", said, f"allow=[{said!r}]")
-        for name, said in asked
+        for name, said in foreign(source, options, published=published)
+        if said not in allowed
     ]
     if faults:
         said = ", ".join(fault.found for fault in faults[:4])

@@ -10,10 +10,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
+from torch.nn.modules import module as modules
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.errors import Mismatch, SourceError
@@ -99,8 +96,8 @@ def _limited(limits: SizeLimits) -> Iterator[None]:
             counter.count_part()
 
     hooks = [
-        register_module_module_registration_hook(registered),
-        register_module_parameter_registration_hook(registered),
+        modules.register_module_module_registration_hook(registered),
+        modules.register_module_parameter_registration_hook(registered),
     ]
     try:
         with counter:

@@ -65,13 +65,20 @@ def _entry_points() -> tuple[importlib.metadata.EntryPoint, ...]:
     return tuple(importlib.metadata.entry_points(group=GROUP))
 
 
-def package(name: str) -> ModuleType:
-    """An optional package."""
+def package(module: str, name: str = "") -> ModuleType:
+    """A module of an optional package.
+
+    Args:
+        module: Its path.
+        name: What people call the package; the path where left out.
+    """
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(module)
     except ImportError as error:
-        fault = Mismatch(name, "an installed package", str(error), install_line("zoo"))
-        raise SourceError(f"{name} is not installed", [fault]) from error
+        fault = Mismatch(
+            module.partition(".")[0] if name else module, "an installed package", str(error), install_line("zoo")
+        )
+        raise SourceError(f"{name or module} is not installed", [fault]) from error
 
 
 class _Timm:
@@ -101,9 +108,8 @@ class _Torchvision:
 
     def load(self, name: str, *, pretrained: bool, **options: Any) -> nn.Module:
         if options.pop("features_only", False):
-            fault = Mismatch(
-                "features_only", "a model with feature levels", "torchvision gives none", "adapt() finds levels inside"
-            )
+            remedy = "adapt() finds levels inside"
+            fault = Mismatch("features_only", "a model with feature levels", "torchvision gives none", remedy)
             raise SourceError(f"torchvision:{name} has no feature levels", [fault])
         chosen: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
         if "weights_backbone" not in options and _takes_weights_backbone(name):
@@ -111,8 +117,7 @@ class _Torchvision:
         model: nn.Module = package("torchvision.models").get_model(name, **{**chosen, **options})
         return model
 
-    def backbone(self, name: str, *, pretrained: bool, **options: Any) -> nn.Module:
-        return self.load(name, pretrained=pretrained, **options)
+    backbone = load
 
 
 def _takes_weights_backbone(name: str) -> bool:
@@ -132,8 +137,7 @@ class _Encoders:
         model: nn.Module = package("segmentation_models_pytorch").encoders.get_encoder(name, **{**chosen, **options})
         return model
 
-    def backbone(self, name: str, *, pretrained: bool, **options: Any) -> nn.Module:
-        return self.load(name, pretrained=pretrained, **options)
+    backbone = load
 
 
 class _Transformers:
@@ -203,9 +207,8 @@ def _config(name: str) -> Any:
         except (OSError, LookupError, ValueError) as error:
             said = str(error).splitlines()[0]
     near = nearest(name.rpartition("/")[2], transformers.CONFIG_MAPPING, least=0.6)
-    remedies = [f"hf:{other}  # this architecture as it is by default" for other in near]
-    if not near:
-        remedies = ["hf:microsoft/resnet-50  # a model of huggingface.co", "hf:resnet  # an architecture by default"]
+    others = ["hf:microsoft/resnet-50  # a model of huggingface.co", "hf:resnet  # an architecture by default"]
+    remedies = [f"hf:{other}  # this architecture as it is by default" for other in near] or others
     if not _FETCHES.get():
         remedies.insert(0, f"allow=[{name!r}]  # a file asks for it, and nothing is fetched because a file asks for it")
     fault = Mismatch(f"hf:{name}", "a config: cached, shipped or from the network", said, "\n".join(remedies))

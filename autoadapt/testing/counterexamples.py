@@ -28,9 +28,10 @@ def failure_text(net: str, contract: str, report: Verification, made: str = _CAP
         >>> print(failure_text("Mine", "ResNet", Verification(name="Mine", checks=checks)).splitlines()[2])
           sizes: 0 at 1x33x33: expected 9, found 8
     """
-    failed = [check for check in report.checks if check.outcome == "failed"]
+    failed: list[Check] = [check for check in report.checks if check.outcome == "failed"]
     names = ", ".join(check.name.replace(", ", " and ") for check in failed)  # a comma stands between two checks
-    summary = f"{net} does not keep the signature of {contract}: {_count(failed, report)} checks failed ({names})"
+    count = f"{len(failed)} of {len(report.checks)}"
+    summary = f"{net} does not keep the signature of {contract}: {count} checks failed ({names})"
     return cases_text(summary, [(check.name, fault) for check in failed for fault in check.faults], made)
 
 
@@ -40,20 +41,15 @@ def cases_text(summary: str, cases: Sequence[tuple[str, Fault]], made: str = _CA
     ordered = sorted(dict.fromkeys(cases), key=lambda case: (case[0] != "signature", _extent(case[1].where)))
     shown = list(dict.fromkeys(map(_line, ordered)))
     lines = [f"  {line}" + (f" ({counts[line]} times)" if counts[line] > 1 else "") for line in shown[:MOST]]
-    left = len(shown) - MOST
-    more = [f"  and {left} more, which print(aa.verify(net, {made}, inputs=inputs)) shows"]
-    more = more if left > 0 else []
-    return "\n".join([summary, *([_MEANING] if cases else []), *lines, *more])
+    if (left := len(shown) - MOST) > 0:
+        lines.append(f"  and {left} more, which print(aa.verify(net, {made}, inputs=inputs)) shows")
+    return "\n".join([summary, *([_MEANING] if cases else []), *lines])
 
 
 def _line(case: tuple[str, Fault]) -> str:
     name, fault = case
     where = f"{name}: " if fault.where == name else f"{name}: {fault.where}: "
     return f"{where}expected {fault.expected}, found {fault.found}"
-
-
-def _count(failed: Sequence[Check], report: Verification) -> str:
-    return f"{len(failed)} of {len(report.checks)}"
 
 
 def _extent(where: str) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -11,7 +12,10 @@ from autoadapt.adapting.verification.sessions import Session, differing_tree
 from autoadapt.contracts.trees import Tree, flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
 
-__all__ = ["differs"]
+__all__ = ["Flat", "differs"]
+
+Flat: TypeAlias = tuple[Tree, list[torch.Tensor]]
+"""A value as its containers and its tensors."""
 
 
 def differs(session: Session, mutant: nn.Module) -> bool:
@@ -33,13 +37,8 @@ def differs(session: Session, mutant: nn.Module) -> bool:
     if {name for name, _ in session.net.named_parameters()} != {name for name, _ in mutant.named_parameters()}:
         return True
     pair = [copy_module(one, clone_buffers) for one in (session.net, mutant)]
-    return any(_differ_at(session, pair, sizes, mode) for mode in (False, True) for sizes in _all_sizes(session))
-
-
-def _all_sizes(session: Session) -> Iterator[Mapping[str, int]]:
-    for sizes in session.sizes:
-        for batch in session.batches:
-            yield session.at(**sizes, B=batch)
+    calls = [session.at(**sizes, B=batch) for sizes in session.sizes for batch in session.batches]
+    return any(_differ_at(session, pair, sizes, mode) for mode in (False, True) for sizes in calls)
 
 
 def _differ_at(session: Session, pair: list[nn.Module], sizes: Mapping[str, int], training: bool) -> bool:
@@ -57,10 +56,8 @@ def _differ_at(session: Session, pair: list[nn.Module], sizes: Mapping[str, int]
     return _are_others(expected, found)
 
 
-def _call(
-    session: Session, module: nn.Module, sizes: Mapping[str, int]
-) -> Callable[[], tuple[Tree, list[torch.Tensor]]]:
-    def run() -> tuple[Tree, list[torch.Tensor]]:
+def _call(session: Session, module: nn.Module, sizes: Mapping[str, int]) -> Callable[[], Flat]:
+    def run() -> Flat:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return flatten(session.arguments(sizes).call(module))
@@ -68,7 +65,7 @@ def _call(
     return run
 
 
-def _are_others(expected: tuple[Tree, list[torch.Tensor]], found: tuple[Tree, list[torch.Tensor]]) -> bool:
+def _are_others(expected: Flat, found: Flat) -> bool:
     if differing_tree(expected[0], found[0]) or len(expected[1]) != len(found[1]):
         return True
     return any(

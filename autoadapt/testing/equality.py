@@ -13,9 +13,10 @@ from autoadapt.contracts.capturing import Arguments, bind, capture, told_example
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.trees import Tree, flatten, path_text, paths
+from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError
+from autoadapt.testing.differences import Flat
 
 __all__ = ["assert_equals"]
 
@@ -85,14 +86,7 @@ def _other_calls(
             yield " at " + "x".join(map(str, full.values())), session.arguments(full)
 
 
-def _compare(
-    net: nn.Module,
-    expected: tuple[Tree, list[torch.Tensor]],
-    found: tuple[Tree, list[torch.Tensor]],
-    at: str,
-    rtol: float | None,
-    atol: float | None,
-) -> None:
+def _compare(net: nn.Module, expected: Flat, found: Flat, at: str, rtol: float | None, atol: float | None) -> None:
     if (wrong := differing_tree(expected[0], found[0])) is not None:
         raise AssertionError(f"{type(net).__name__} returns {wrong[1]}, and not {wrong[0]}{at}")
     for path, left, right in zip(paths(expected[0]), expected[1], found[1], strict=True):
@@ -105,6 +99,6 @@ def _compare(
             raise AssertionError(f"`{path_text(path)}`{at} is not equal: {error}") from None
 
 
-def _returned(module: nn.Module, arguments: Arguments) -> tuple[Tree, list[torch.Tensor]]:
+def _returned(module: nn.Module, arguments: Arguments) -> Flat:
     with quiet(), torch.no_grad():
         return flatten(arguments.fresh().call(in_eval_mode(copy_module(module, clone_buffers))))

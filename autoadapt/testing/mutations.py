@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -107,9 +108,9 @@ def _session(net: nn.Module, inputs: object) -> Session | None:
 
 def _all_mutants(net: nn.Module) -> Iterator[Mutant]:
     for kind, (check, change) in _LEAF_FAULTS.items():
-        yield Mutant(kind, check, _broken(net, _Leaf(change)))
+        yield Mutant(kind, check, _broken(net, partial(_change_leaves, change)))
     for kind, (check, structure) in _CONTAINER_FAULTS.items():
-        yield Mutant(kind, check, _broken(net, _Structure(structure)))
+        yield Mutant(kind, check, _broken(net, partial(_change_container, structure)))
     unused = copy_module(net, clone_buffers)
     unused.register_parameter("never_read", nn.Parameter(torch.zeros(1)))
     yield Mutant(_UNUSED, "gradients", unused)
@@ -163,26 +164,16 @@ def _broken(net: nn.Module, hook: Any) -> nn.Module:
     return made
 
 
-class _Leaf:
+def _change_leaves(change: _Break, module: nn.Module, inputs: object, output: object) -> Any:
     """A hook that changes tensors and leaves their containers."""
-
-    def __init__(self, change: _Break) -> None:
-        self.change = change
-
-    def __call__(self, module: nn.Module, inputs: object, output: object) -> Any:
-        tree, tensors = flatten(output)
-        return rebuild(tree, self.change(module, tensors))
+    tree, tensors = flatten(output)
+    return rebuild(tree, change(module, tensors))
 
 
-class _Structure:
+def _change_container(change: Callable[[Tree], Tree], module: nn.Module, inputs: object, output: object) -> Any:
     """A hook that changes the outermost container."""
-
-    def __init__(self, change: Callable[[Tree], Tree]) -> None:
-        self.change = change
-
-    def __call__(self, module: nn.Module, inputs: object, output: object) -> Any:
-        tree, tensors = flatten(output)
-        return rebuild(self.change(tree), tensors)
+    tree, tensors = flatten(output)
+    return rebuild(change(tree), tensors)
 
 
 def _cut_at_odd_sizes(module: nn.Module, leaves: Leaves) -> Leaves:

@@ -23,6 +23,7 @@ from autoadapt.errors import Mismatch, SignatureError, nearest
 __all__ = ["backbones", "inputs_of", "signatures"]
 
 Kind: TypeAlias = Literal["images", "sequences", "points", "masks"]
+Levels: TypeAlias = list[torch.Tensor] | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]
 
 _STEPS = 40
 """How many of the smallest legal sizes of an axis every second size is drawn from."""
@@ -203,7 +204,7 @@ class SmallBackbone(nn.Module):
         self.stages = nn.ModuleList(nn.Conv2d(source, target, 1, stride=stride) for source, target, stride in pairs)
         self.container = container
 
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor] | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> Levels:
         levels = []
         for stage in self.stages:
             x = stage(x)
@@ -224,7 +225,7 @@ class SmallSequenceBackbone(nn.Module):
         self.stages = nn.ModuleList(nn.Conv1d(source, target, 1, stride=stride) for source, target, stride in pairs)
         self.container = container
 
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor] | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> Levels:
         levels = []
         x = x.transpose(1, 2)
         for stage in self.stages:
@@ -245,9 +246,7 @@ class SmallMaskedBackbone(nn.Module):
         self.steps, self.container = SmallSequenceBackbone(widths, strides, "list"), container
         self.strides = list(accumulate(strides, mul))
 
-    def forward(
-        self, x: torch.Tensor, mask: torch.Tensor
-    ) -> list[torch.Tensor] | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> Levels:
         masks = [mask[:, ::stride] for stride in self.strides]
         levels = [level * kept[..., None] for level, kept in zip(self.steps(x), masks, strict=False)]
         return contained([*levels, masks[-1]], self.container)
@@ -269,9 +268,7 @@ class SmallPointBackbone(nn.Module):
         return {"features": self.linear(xyz), "xyz": xyz}
 
 
-def contained(
-    levels: list[torch.Tensor], container: str
-) -> list[torch.Tensor] | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]:
+def contained(levels: list[torch.Tensor], container: str) -> Levels:
     """Levels in a list, a tuple or a dict."""
     if container == "dict":
         return {f"c{i + 2}": level for i, level in enumerate(levels)}
