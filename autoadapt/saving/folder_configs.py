@@ -1,4 +1,4 @@
-"""Configs: everything about a saved module that is not a tensor, as data with a checksum."""
+"""Folder configs: everything about a saved module that is not a tensor, as data with a checksum."""
 
 from __future__ import annotations
 
@@ -43,11 +43,13 @@ SCHEMA = 1
 Scope: TypeAlias = Literal["all", "adapters"]
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """A fact in a config, with no field but those that it names."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class Source(_Frozen):
+class Source(Frozen):
     """The call of `autoadapt.load` or `load_backbone` that makes the backbone anew."""
 
     verb: Verb
@@ -63,7 +65,7 @@ class Source(_Frozen):
         return f'aa.{self.verb}("{self.name}"{given})'
 
 
-class Weights(_Frozen):
+class Weights(Frozen):
     """What stands in the file of weights."""
 
     file: Literal["model.safetensors"] = "model.safetensors"
@@ -79,7 +81,7 @@ class Weights(_Frozen):
     """Parts whose convolutions lie in memory with channels last."""
 
 
-class Leaf(_Frozen):
+class Leaf(Frozen):
     """What came out in one place of the outputs."""
 
     dtype: str
@@ -89,14 +91,14 @@ class Leaf(_Frozen):
     samples: tuple[float, ...] = ()
 
 
-class Witness(_Frozen):
+class Witness(Frozen):
     """A run on invented inputs before saving; a restored module must come to the same."""
 
     sizes: dict[str, int]
     leaves: dict[str, Leaf]
 
 
-class Fact(_Frozen):
+class Fact(Frozen):
     """An attribute that consumers read off the module."""
 
     form: Literal["value", "method", "feature_info", "enum"] = "value"
@@ -104,7 +106,7 @@ class Fact(_Frozen):
     value: Tree
 
 
-class Config(_Frozen):
+class Config(Frozen):
     """A saved module without its tensors."""
 
     format: Literal["autoadapt.AdaptedModule"] = "autoadapt.AdaptedModule"
@@ -136,13 +138,10 @@ class Config(_Frozen):
     @property
     def shown(self) -> Plan:
         """Its plan, with when it was saved and whose weights are in the folder."""
-        source = self.source
-        told = (
-            f"weights of {source.name} in this folder: made without published ones, so random unless trained or loaded"
-            if source is not None and not source.pretrained and self.weights.scope == "all"
-            else ""
-        )
-        return self.plan.model_copy(update={"made": self.made, "remarks": (*self.plan.remarks, *filter(None, [told]))})
+        source, told = self.source, "made without published ones, so random unless trained or loaded"
+        is_random = source is not None and not source.pretrained and self.weights.scope == "all"
+        remarks = [f"weights of {source.name} in this folder: {told}"] if source is not None and is_random else []
+        return self.plan.model_copy(update={"made": self.made, "remarks": (*self.plan.remarks, *remarks)})
 
     @classmethod
     def read(cls, folder: Path) -> Config:
@@ -173,10 +172,8 @@ class Config(_Frozen):
 
 def is_trusted(container: Container) -> bool:
     """Whether a class of outputs may be made without the caller's word."""
-    return container.type.partition(".")[0].partition(":")[0] in _TRUSTED and container.kind in (
-        "model_output",
-        "named_tuple",
-    )
+    package = container.type.partition(".")[0].partition(":")[0]
+    return package in _TRUSTED and container.kind in ("model_output", "named_tuple")
 
 
 _TRUSTED = ("torch", "torchvision", "timm", "transformers", "segmentation_models_pytorch")
@@ -224,7 +221,6 @@ def _check_kind(path: Path, content: Mapping[str, Any]) -> None:
     written = str(versions.get("autoadapt", "")) if isinstance(versions, dict) else ""
     if content.get("schema_version") != SCHEMA or version_key(written) > version_key(VERSION):
         found = f"schema version {content.get('schema_version')}, written by autoadapt {written or 'unknown'}"
-        fault = Mismatch(
-            str(path), f"schema version {SCHEMA}, autoadapt {VERSION} or older", found, "pip install -U autoadapt"
-        )
+        expected = f"schema version {SCHEMA}, autoadapt {VERSION} or older"
+        fault = Mismatch(str(path), expected, found, "pip install -U autoadapt")
         raise SavingError(f"{path} is of another version of autoadapt", [fault])

@@ -1,4 +1,4 @@
-"""Writing: an adapted module into a folder."""
+"""Folders: an adapted module written into one."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from autoadapt.saving.module_states import (
     modes_of,
     ties_of,
     unkept_buffers,
+    unsaveable,
 )
 from autoadapt.saving.results import Saved
 from autoadapt.saving.sample_outputs import witness_of
@@ -84,9 +85,8 @@ def save(net: nn.Module, folder: str | Path, *, adapters_only: bool = False, che
         return save_whole(whole, Path(folder), lambda part, inside: save(part, inside, check=check))
     adapted = adapted_inside(net, "aa.save")
     if is_whole(Path(folder)):
-        fault = Mismatch(
-            str(folder), "a folder for this module", f"a whole model ({WHOLE})", "save into another folder"
-        )
+        found = f"a whole model ({WHOLE})"
+        fault = Mismatch(str(folder), "a folder for this module", found, "save into another folder")
         raise SavingError(f"{folder} holds a whole model, and stays as it was", [fault])
     written = _Written(adapted, Path(folder), adapters_only=adapters_only, check=check)
     write_all(Path(folder), {WEIGHTS: written.write_weights, CONFIG: written.write_config})
@@ -99,10 +99,9 @@ class _Written:
     def __init__(self, net: AdaptedModule, folder: Path, *, adapters_only: bool, check: bool) -> None:
         self._net, self._folder = net, folder
         self._remarks: list[str] = []
-        kept = all_tensors(net)
+        kept, unkept = all_tensors(net), unkept_buffers(net)
         _check_whole(net, kept)
         backbone = {name: tensor for name, tensor in kept.items() if name.startswith("backbone.")}
-        unkept = unkept_buffers(net)
         if adapters_only:
             kept = {name: tensor for name, tensor in kept.items() if name not in backbone}
         ties = ties_of(kept)
@@ -167,9 +166,8 @@ class _Written:
         except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
             if "I/O error" in str(error):
                 raise
-            fault = Mismatch(
-                WEIGHTS, "tensors that safetensors can hold", str(error).splitlines()[0], "net.to(float32)"
-            )
+            said = str(error).splitlines()[0]
+            fault = Mismatch(WEIGHTS, "tensors that safetensors can hold", said, "net.to(float32)")
             raise SavingError("the weights cannot be written", [fault]) from error
         weights = self._weights.model_copy(update={"sha256": file_hash(path)})
         self._config = self._config.model_copy(update={"weights": weights})
@@ -231,18 +229,7 @@ def _parameters(net: nn.Module) -> set[str]:
 
 def _check_whole(net: AdaptedModule, tensors: Mapping[str, torch.Tensor]) -> None:
     """Refuse what plan and tensors cannot say: other state, tensors without values, an edited graph."""
-    faults = [
-        Mismatch(name, "a parameter or a buffer", f"a {type(value).__name__}", "save it yourself, beside the folder")
-        for name, value in net.state_dict().items()
-        if name not in tensors
-    ]
-    faults += [
-        Mismatch(name, "values", "a tensor on the meta device", 'net.to_empty(device="cpu"), then load weights')
-        for name, tensor in tensors.items()
-        if tensor.is_meta
-    ]
-    faults += edits(net)
-    if faults:
+    if faults := [*unsaveable(net.state_dict(), tensors, "net"), *edits(net)]:
         raise SavingError(f"{len(faults)} parts of the module cannot be saved", faults[:8])
 
 

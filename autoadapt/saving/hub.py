@@ -39,7 +39,6 @@ An adapted module of autoadapt:
 
 ```python
 from autoadapt.saving.hub import HubModel
-from autoadapt.versions import install_line
 
 net = HubModel.from_pretrained("this repository").net
 ```

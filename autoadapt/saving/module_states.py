@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -34,6 +34,7 @@ __all__ = [
     "set_frozen",
     "ties_of",
     "unkept_buffers",
+    "unsaveable",
 ]
 
 
@@ -41,6 +42,24 @@ def all_tensors(net: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter and buffer by each of its names, those that a state dict leaves out too."""
     named = [*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)]
     return {name: tensor.detach() for name, tensor in named}
+
+
+def unsaveable(state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], called: str) -> list[Mismatch]:
+    """What of a module no file can hold: state that is no tensor, and tensors without values.
+
+    Args:
+        state: The state dict.
+        tensors: Those that are to be saved.
+        called: The module, as a remedy names it.
+    """
+    faults = [
+        Mismatch(name, "a parameter or a buffer", f"a {type(value).__name__}", "save it yourself, beside the folder")
+        for name, value in state.items()
+        if name not in tensors
+    ]
+    remedy = f'{called}.to_empty(device="cpu"), then load weights'
+    values = (name for name, tensor in tensors.items() if tensor.is_meta)
+    return faults + [Mismatch(name, "values", "a tensor on the meta device", remedy) for name in values]
 
 
 def unkept_buffers(net: nn.Module) -> set[str]:
@@ -189,25 +208,21 @@ def _may_be_said(name: str, of: object) -> bool:
 
 def _fact(value: Any) -> Fact | None:
     if isinstance(value, Said):
-        tree = _as_data(value.value)
-        return None if tree is None else Fact(form="method", value=tree)
+        return _of_data("method", value.value)
     if type(value).__name__ == "FeatureInfo" and type(value).__module__.startswith("timm."):
-        tree = _as_data({"info": value.info, "out_indices": value.out_indices})
-        return None if tree is None else Fact(form="feature_info", value=tree)
+        return _of_data("feature_info", {"info": value.info, "out_indices": value.out_indices})
     if isinstance(value, Enum):
-        tree = _as_data([type_path(type(value)), value.value])
-        return None if tree is None else Fact(form="enum", value=tree)
-    tree = _as_data(value)
-    return None if tree is None else Fact(value=tree)
+        return _of_data("enum", [type_path(type(value)), value.value])
+    return _of_data("value", value)
 
 
-def _as_data(value: Any) -> Tree | None:
-    """A value as a tree; None where it is more than plain values in plain containers."""
+def _of_data(form: Literal["value", "method", "feature_info", "enum"], value: Any) -> Fact | None:
+    """A value as a fact; None where it is more than plain values in plain containers."""
     try:
         tree, tensors = flatten(value)
     except AdaptError:
         return None
-    return None if tensors or has_opaque(tree) or not _is_plain(tree) else tree
+    return None if tensors or has_opaque(tree) or not _is_plain(tree) else Fact(form=form, value=tree)
 
 
 def _is_plain(tree: Tree) -> bool:
@@ -228,8 +243,7 @@ def put_facts(net: AdaptedModule, facts: Mapping[str, Fact]) -> None:
         if fact.form == "enum" and isinstance(value, (list, tuple)) and len(value) == 2:
             setattr(net, name, _member(value))
         elif fact.form == "feature_info":
-            made = _feature_info(value)
-            if made is not None:
+            if (made := _feature_info(value)) is not None:
                 setattr(net, name, made)
         else:
             setattr(net, name, Said(value) if fact.form == "method" else value)

@@ -40,6 +40,8 @@ from autoadapt.versions import package_version
 
 __all__ = ["restore"]
 
+_GIVE_NEW = "restore(..., new=the module that was adapted)"
+
 
 @overload
 def restore(
@@ -110,17 +112,16 @@ def restore(
     config = Config.read(folder)
     classes = list(plan_classes(config.plan))
     _check_classes([one for one in classes if not is_trusted(one)], allow)
-    tensors = _all_names(config, read_tensors(folder / WEIGHTS, config.weights.sha256))
+    tensors = read_tensors(folder / WEIGHTS, config.weights.sha256)
+    tensors |= {name: tensors[kept] for name, kept in config.weights.tied.items() if kept in tensors}
     backbone = new if new is not None else _made(config, folder, allow, tensors)
     _check_classes([one for one in classes if is_trusted(one)], allow)
     net = _built(config, backbone, folder, SizeLimits.of_weights(tensors))
     _load(net, config, tensors, folder)
     if config.weights.scope == "adapters" and strict:
         _check_backbone(net, config)
-    if config.witness is not None and strict:
-        faults = differences(net, config.witness)
-        if faults:
-            raise SavingError(f"what was restored from {folder} is not what was saved", faults)
+    if config.witness is not None and strict and (faults := differences(net, config.witness)):
+        raise SavingError(f"what was restored from {folder} is not what was saved", faults)
     return net
 
 
@@ -139,18 +140,12 @@ def _check_classes(classes: Sequence[Container], allow: Sequence[str | Path]) ->
         raise SavingError("the outputs are of a class that cannot be used", faults)
 
 
-def _all_names(config: Config, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors under all names that they have in the module."""
-    known = {name: kept for name, kept in config.weights.tied.items() if kept in tensors}
-    return {**tensors, **{name: tensors[kept] for name, kept in known.items()}}
-
-
 def _made(config: Config, folder: Path, allow: Sequence[str | Path], tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     """The backbone by its name, without the weights that are replaced."""
     source = config.source
     if config.weights.scope == "adapters" or source is None:
-        fault = _new_is_missing(config, folder)
-        raise SavingError(f"{folder} does not say all of the backbone, and new= was left out", [fault])
+        faults = [_new_is_missing(config, folder)]
+        raise SavingError(f"{folder} does not say all of the backbone, and new= was left out", faults)
     make = load if source.verb == "load" else load_backbone
     try:
         options = dict(rebuild(source.options, []))
@@ -173,13 +168,8 @@ def _new_is_missing(config: Config, folder: Path) -> Mismatch:
     is_made = "<locals>" in kind  # a class that nobody can name, as that of what was adapted already
     shown = config.source.call() if config.source is not None else "backbone" if is_made else f"{kind}(...)"
     kept = "the adapters alone are saved" if config.weights.scope == "adapters" else "autoadapt did not load it by name"
-    return Mismatch(
-        "new",
-        f"the module that was adapted, {title if is_made else f'a {config.backbone}'}",
-        "None",
-        f'aa.restore("{folder}", new={shown})',
-        kept,
-    )
+    expected = f"the module that was adapted, {title if is_made else f'a {config.backbone}'}"
+    return Mismatch("new", expected, "None", f'aa.restore("{folder}", new={shown})', kept)
 
 
 def _built(config: Config, backbone: nn.Module, folder: Path, limits: SizeLimits) -> AdaptedModule:
@@ -236,26 +226,23 @@ def _unknown_parts(config: Config, net: nn.Module) -> Iterator[Mismatch]:
     ):
         for name in named:
             if name not in known:
-                yield Mismatch(
-                    field, "a part of the module", visible(name)[:60], "restore(..., new=the module that was adapted)"
-                )
+                yield Mismatch(field, "a part of the module", visible(name)[:60], _GIVE_NEW)
 
 
 def _misfits(
     own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor], unkept: Collection[str]
 ) -> Iterator[Mismatch]:
     """In the order of the module; other shapes first: parts may be missing because of them."""
-    remedy = "restore(..., new=the module that was adapted)"
     for name, right in own.items():
         left = saved.get(name, right)
         if left.shape != right.shape or left.is_floating_point() != right.is_floating_point():
-            yield Mismatch(name, f"{left.dtype} {list(left.shape)}", f"{right.dtype} {list(right.shape)}", remedy)
+            yield Mismatch(name, f"{left.dtype} {list(left.shape)}", f"{right.dtype} {list(right.shape)}", _GIVE_NEW)
     for name in own:
         if name not in saved and name not in unkept:
-            yield Mismatch(name, "a saved tensor", "none of this name", remedy)
+            yield Mismatch(name, "a saved tensor", "none of this name", _GIVE_NEW)
     for name in saved:
         if name not in own and name not in unkept:
-            yield Mismatch(name, "a parameter or buffer of this name", "none in the module", remedy)
+            yield Mismatch(name, "a parameter or buffer of this name", "none in the module", _GIVE_NEW)
 
 
 def _other_versions(config: Config) -> str:

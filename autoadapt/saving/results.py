@@ -1,4 +1,4 @@
-"""Reports: what was saved, as a table."""
+"""Results: what was saved, as a table."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ class Saved(Shown, Dated):
 
     def __str__(self) -> str:
         what = "all weights" if self.scope == "all" else "the adapters alone"
+        parameters = f"{human_count(self.parameters)} parameters"
         rows = [
-            (WEIGHTS, f"{human_count(self.weight_bytes)}B", f"{what}: {self.tensors} tensors, {self._parameters()}"),
+            (WEIGHTS, f"{human_count(self.weight_bytes)}B", f"{what}: {self.tensors} tensors, {parameters}"),
             (CONFIG, f"{human_count(self.config_bytes)}B", "plan, signature, versions, modes"),
         ]
         if self.parts:  # the names are those of the files
@@ -49,6 +50,3 @@ class Saved(Shown, Dated):
         lines = [*headline(self.name, what, f" ->  {self.folder}"), *columns(rows, align="lrl")]
         lines += columns([("restore", self.call)])
         return "\n".join([*lines, *(line for remark in self.remarks for line in hanging("remark", remark))])
-
-    def _parameters(self) -> str:
-        return f"{human_count(self.parameters)} parameters"

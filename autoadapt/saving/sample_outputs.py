@@ -1,4 +1,4 @@
-"""Witnesses: what a module made of invented inputs before it was saved, compared with what it makes when restored."""
+"""Sample outputs: what a module made of invented inputs when it was saved, and whether it does when restored."""
 
 from __future__ import annotations
 

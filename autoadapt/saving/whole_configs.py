@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from autoadapt.contracts.facts import first_fault, interruptible
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.files.reading import one_line, read_json, read_text
-from autoadapt.saving.folder_configs import checksum
+from autoadapt.saving.folder_configs import Frozen, checksum
 from autoadapt.swapping.folding import Folding
 from autoadapt.swapping.passes import Handing
 
@@ -23,11 +23,7 @@ _SPEC = r"^([A-Za-z_]\w{0,80}=)?[a-z]{1,8}\d{0,3}\w{0,8}\[[\d, ]{0,80}\]$"
 """A dtype and a shape, perhaps after the name of an argument; no file."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Place(_Frozen):
+class Place(Frozen):
     """Where an adapted part stands."""
 
     path: str
@@ -53,7 +49,7 @@ class Place(_Frozen):
         return (self.path,) if self.region is None else self.region.paths
 
 
-class WholeConfig(_Frozen):
+class WholeConfig(Frozen):
     """A bigger model without its tensors."""
 
     format: Literal["autoadapt.Model"] = "autoadapt.Model"
@@ -101,11 +97,11 @@ def read_whole(folder: Path) -> WholeConfig:
     try:
         content = read_json(text)
         noted = content.pop("checksum", None) if isinstance(content, dict) else None
-        if noted is not None and noted != checksum(content):
-            fault = Mismatch(str(folder / WHOLE), f"a config with checksum {noted}", "other content", "save it again")
-            raise SavingError(f"{folder / WHOLE} was changed after it was saved", [fault])
         if noted is None:
             raise ValueError("it has no checksum")
+        if noted != checksum(content):
+            fault = Mismatch(str(folder / WHOLE), f"a config with checksum {noted}", "other content", "save it again")
+            raise SavingError(f"{folder / WHOLE} was changed after it was saved", [fault])
         return WholeConfig.model_validate(content, strict=False)
     except SavingError:
         raise

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from autoadapt.saving.module_states import (
     set_frozen,
     ties_of,
     unkept_buffers,
+    unsaveable,
 )
 from autoadapt.saving.results import Saved
 from autoadapt.saving.weight_files import read_tensors
@@ -78,7 +79,10 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
     """
     parts = adapted_parts(model)
     rest = _rest(model, parts)
-    _check_tensors(model, rest, parts)
+    inside = tuple(f"{path}." for path in parts)
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
+    if faults := unsaveable(state, rest, "model"):
+        raise SavingError(f"{len(faults)} parts of the model cannot be saved", faults[:8])
     ties = ties_of(rest)
     check_place(folder / WHOLE, "folder")
     refuse_link(folder, folder / _PARTS)
@@ -150,26 +154,19 @@ def restore_whole(
         SavingError: The model is missing or another one, or a part cannot be restored; the model is as it was.
     """
     config = read_whole(folder)
-    if model is not None:
-        check_module(model, "model", SavingError)
-    if not isinstance(model, nn.Module):
+    if model is None:
         fault = Mismatch("model", f"a freshly built {config.model}", "none", f'aa.restore("{folder}", model=build())')
         raise SavingError(f"{folder} holds a whole model, and model= was left out", [fault])
+    check_module(model, "model", SavingError)
     olds = _olds(model, config)
     tensors = read_tensors(folder / WEIGHTS, config.sha256)
     tensors |= {name: tensors[kept] for name, kept in config.tied.items() if kept in tensors}
     _check_fit(_with_folded_layers(model, config), config, tensors)
     made: dict[str, AdaptedModule] = {}
     for place in config.parts:
-        part = folder / place.folder / CONFIG
-        refuse_link(folder, folder / place.folder)
-        if not part.is_file() or file_hash(part) != place.config:
-            fault = Mismatch(place.folder, f"the part that was saved with {WHOLE}", "another one", "save it again")
-            raise SavingError(f"{folder / place.folder} was changed after it was saved", [fault])
         given = new.get(place.path) if isinstance(new, Mapping) else new
-        net = _restored_part(folder, place, given, restore_part)
-        _borrow(net, olds[place.path], place)
-        made[place.path] = net
+        made[place.path] = _restored_part(folder, place, given, restore_part)
+        _borrow(made[place.path], olds[place.path], place)
     for place in config.parts:
         if place.region is None:
             model.set_submodule(place.path, made[place.path])
@@ -212,6 +209,11 @@ def _restored_part(
     restore_part: Callable[[Path, nn.Module | None], AdaptedModule],
 ) -> AdaptedModule:
     """A part from its folder; where its backbone has to be given, this is told for the whole model."""
+    config = folder / place.folder / CONFIG
+    refuse_link(folder, folder / place.folder)
+    if not config.is_file() or file_hash(config) != place.config:
+        fault = Mismatch(place.folder, f"the part that was saved with {WHOLE}", "another one", "save it again")
+        raise SavingError(f"{folder / place.folder} was changed after it was saved", [fault])
     try:
         return restore_part(folder / place.folder, new)
     except SavingError as error:
@@ -238,26 +240,10 @@ def _source(model: nn.Module) -> str:
     return origin.source if origin is not None and origin.verb == "load" and not origin.options else ""
 
 
-def _rest(model: nn.Module, parts: Mapping[str, object]) -> dict[str, torch.Tensor]:
+def _rest(model: nn.Module, parts: Iterable[str]) -> dict[str, torch.Tensor]:
     """The tensors that stand in no adapted part."""
     inside = tuple(f"{path}." for path in parts)
     return {name: tensor for name, tensor in all_tensors(model).items() if not name.startswith(inside)}
-
-
-def _check_tensors(model: nn.Module, rest: Mapping[str, torch.Tensor], parts: Mapping[str, object]) -> None:
-    inside = tuple(f"{path}." for path in parts)
-    faults = [
-        Mismatch(name, "a parameter or a buffer", f"a {type(value).__name__}", "save it yourself, beside the folder")
-        for name, value in model.state_dict().items()
-        if name not in rest and not name.startswith(inside)
-    ]
-    faults += [
-        Mismatch(name, "values", "a tensor on the meta device", 'model.to_empty(device="cpu"), then load weights')
-        for name, tensor in rest.items()
-        if tensor.is_meta
-    ]
-    if faults:
-        raise SavingError(f"{len(faults)} parts of the model cannot be saved", faults[:8])
 
 
 def _olds(model: nn.Module, config: WholeConfig) -> dict[str, nn.Module]:
@@ -279,19 +265,15 @@ def _olds(model: nn.Module, config: WholeConfig) -> dict[str, nn.Module]:
 
 
 def _check_fit(model: nn.Module, config: WholeConfig, tensors: Mapping[str, torch.Tensor]) -> None:
-    own = _rest(model, {path: None for place in config.parts for path in place.members})
+    own = _rest(model, (path for place in config.parts for path in place.members))
     shown = {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in own.items()}
     saved = {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()}
     unkept = unkept_buffers(model)
+    missing = sorted(name for name in shown.keys() ^ saved.keys() if name not in unkept)
+    others = sorted(name for name in shown.keys() & saved.keys() if own[name].shape != tensors[name].shape)
     faults = [
         Mismatch(name, saved.get(name, "no tensor of this name"), shown.get(name, "none"), "build the model as it was")
-        for name in sorted(shown.keys() | saved.keys())
-        if (name in shown) != (name in saved) and name not in unkept
-    ]
-    faults += [
-        Mismatch(name, saved[name], shown[name], "build the model as it was")
-        for name in sorted(shown.keys() & saved.keys())
-        if own[name].shape != tensors[name].shape
+        for name in [*missing, *others]
     ]
     if faults:
         raise SavingError(f"the weights do not fit the model, in {len(faults)} places", faults[:6])
@@ -313,7 +295,7 @@ def _borrow(net: AdaptedModule, old: nn.Module, place: Place) -> None:
 
 def _compare(model: nn.Module, tensors: Mapping[str, torch.Tensor], config: WholeConfig) -> None:
     """What stands in the model now is what was saved, bit for bit."""
-    found = _rest(model, {place.path: None for place in config.parts})
+    found = _rest(model, (place.path for place in config.parts))
     faults = [
         Mismatch(name, "the saved bits", "others", "report it")
         for name, tensor in tensors.items()

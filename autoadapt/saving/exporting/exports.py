@@ -130,12 +130,10 @@ def _adapted(net: nn.Module, inputs: object) -> AdaptedModule:
         if isinstance(error, CaptureError) and not isinstance(error.__cause__, UnexplainedError):
             raise
         name, first = type(whole).__name__, next(iter(adapted_parts(whole)))
-        fault = Mismatch(
-            name,
-            "outputs whose sizes follow from those of the inputs",
-            f"others ({error.mismatches[0].where}), as of boxes that are found in an image",
-            f'aa.export(model.get_submodule("{first}"), "backbone.onnx")  # the part that was swapped',
-        )
+        expected = "outputs whose sizes follow from those of the inputs"
+        found = f"others ({error.mismatches[0].where}), as of boxes that are found in an image"
+        remedy = f'aa.export(model.get_submodule("{first}"), "backbone.onnx")  # the part that was swapped'
+        fault = Mismatch(name, expected, found, remedy)
         raise ExportError(f"what {name} returns depends on values, so that it cannot be exported", [fault]) from error
 
 
@@ -153,9 +151,8 @@ def _folder_beside(target: Path) -> Iterator[Path]:
 
 def _format_of(path: Path) -> Format:
     if path.suffix not in FORMATS:
-        fault = Mismatch(
-            str(path), ", ".join(FORMATS), path.suffix or "no ending", f'"{path.parent / (path.stem or "net")}.onnx"'
-        )
+        remedy = f'"{path.parent / (path.stem or "net")}.onnx"'
+        fault = Mismatch(str(path), ", ".join(FORMATS), path.suffix or "no ending", remedy)
         raise ExportError("the ending of a file says how it is exported", [fault])
     return FORMATS[path.suffix]
 

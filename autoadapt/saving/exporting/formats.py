@@ -19,7 +19,7 @@ from autoadapt.errors import ExportError, Mismatch
 from autoadapt.saving.exporting.results import RECORD
 from autoadapt.versions import install_line
 
-__all__ = ["FORMATS", "Call", "Format", "Runner", "program_of"]
+__all__ = ["FORMATS", "Call", "Format", "Runner", "needs", "program_of"]
 
 Runner: TypeAlias = Callable[[Arguments], list[torch.Tensor]]
 
@@ -75,16 +75,12 @@ def _write_program(call: Call, path: Path) -> None:
     path.write_bytes(made.getbuffer())
 
 
-def _load_program(path: Path) -> Runner:
-    return _plain(torch.export.load(path).module())
-
-
 def _plain(module: nn.Module) -> Runner:
     return lambda arguments: flatten(arguments.call(module))[1]
 
 
 def _write_onnx(call: Call, path: Path) -> None:
-    _needs("onnxscript")
+    needs("onnxscript")
     made = torch.onnx.export(
         program_of(call),
         call.positional,
@@ -98,9 +94,8 @@ def _write_onnx(call: Call, path: Path) -> None:
     assert made is not None
     written = made.model.opset_imports.get("")
     if call.opset_version not in (None, written):  # torch only logs that it could not convert
-        fault = Mismatch(
-            "`opset_version`", f"opset {call.opset_version}", f"opset {written}", f"opset_version={written}"
-        )
+        asked, remedy = f"opset {call.opset_version}", f"opset_version={written}"
+        fault = Mismatch("`opset_version`", asked, f"opset {written}", remedy)
         raise ExportError("this opset of ONNX is not written by torch for this module", [fault])
     made.model.metadata_props[RECORD] = call.record
     made.save(path)
@@ -114,7 +109,7 @@ def _output_names(signature: Signature) -> list[str]:
 
 
 def _load_onnx(path: Path) -> Runner:
-    ort = _needs("onnxruntime")
+    ort = needs("onnxruntime")
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
 
@@ -126,7 +121,12 @@ def _load_onnx(path: Path) -> Runner:
     return run
 
 
-def _needs(package: str) -> Any:
+def needs(package: str) -> Any:
+    """A package that files of ONNX are written, run or read with.
+
+    Raises:
+        ExportError: It is not installed.
+    """
     try:
         return __import__(package)
     except ImportError as error:
@@ -144,15 +144,11 @@ def _write_script(call: Call, path: Path) -> None:
     path.write_bytes(made.getbuffer())
 
 
-def _load_script(path: Path) -> Runner:
-    return _plain(torch.jit.load(path))  # type: ignore[no-untyped-call]
-
-
-_SCRIPT = Format("TorchScript", "TorchScript", _write_script, _load_script)
+_SCRIPT = Format("TorchScript", "TorchScript", _write_script, lambda path: _plain(torch.jit.load(path)))  # type: ignore[no-untyped-call]
 
 FORMATS: dict[str, Format] = {
     ".onnx": Format("ONNX", "onnxruntime", _write_onnx, _load_onnx),
-    ".pt2": Format("torch.export", "torch", _write_program, _load_program),
+    ".pt2": Format("torch.export", "torch", _write_program, lambda path: _plain(torch.export.load(path).module())),
     ".pt": _SCRIPT,
     ".ts": _SCRIPT,
 }

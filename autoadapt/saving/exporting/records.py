@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from autoadapt.contracts.facts import first_fault
 from autoadapt.errors import ExportError, Mismatch
 from autoadapt.files.reading import one_line
+from autoadapt.saving.exporting.formats import needs
 from autoadapt.saving.exporting.results import RECORD, Exported
-from autoadapt.versions import install_line
 
 __all__ = ["record_of"]
 
@@ -54,14 +54,9 @@ def _of_archive(path: Path) -> str | None:
 
 
 def _of_onnx(path: Path) -> str | None:
-    try:
-        onnx = import_module("onnx")
-        decoding = import_module("google.protobuf.message")
-    except ImportError as error:
-        fault = Mismatch("onnx", "an installed package", "none", install_line("onnx"))
-        raise ExportError("ONNX files need onnx", [fault]) from error
+    onnx = needs("onnx")
     try:
         read = onnx.load(path, load_external_data=False)
-    except decoding.DecodeError as error:
+    except import_module("google.protobuf.message").DecodeError as error:
         raise ValueError("no program of ONNX") from error
     return next((str(one.value) for one in read.metadata_props if one.key == RECORD), None)

@@ -1,4 +1,4 @@
-"""Writing: the file that says in plain PyTorch what an adapted module does."""
+"""Source files: the file that says in plain PyTorch what an adapted module does."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from autoadapt.adapting.building.expressions import (
 from autoadapt.adapting.building.graphs import adapter_names, learned_steps
 from autoadapt.adapting.building.printing import Printed, print_graph
 from autoadapt.adapting.operations import Channels, Native
+from autoadapt.adapting.planning import Plan
 from autoadapt.contracts import leaves
 from autoadapt.contracts.origins import origin_of
 from autoadapt.contracts.trees import Container, Slot, container_type, rebuild, type_path
@@ -95,8 +96,9 @@ class _File:
         self._net = net
         self._plan = net.plan
         self._printed: Printed = print_graph(net.graph, calls={"backbone": "self._tapped"} if net.plan.taps else {})
-        _refuse_native(net)
-        _check_parts(net)
+        self._native = _native_settings(net.plan)
+        if faults := other_parts(net):
+            raise SavingError("the adapters are not those of the plan", faults)
         _check_arguments(self._printed, net)
 
     def text(self) -> str:
@@ -136,8 +138,8 @@ class _File:
         """What is tapped and what is cut, by name."""
         if self._plan.taps:
             yield from tap_constants(self._plan)
-        if _native_settings(self._net):
-            yield from lines_of("NATIVE = ", constant(_native_settings(self._net)), "", WIDTH)
+        if self._native:
+            yield from lines_of("NATIVE = ", constant(self._native), "", WIDTH)
         if self._plan.cut:
             yield from lines_of("UNUSED = ", constant(self._plan.cut), "", WIDTH)
 
@@ -157,7 +159,7 @@ class _File:
 
     def _init(self) -> Iterator[str]:
         plan, room = self._plan, WIDTH - 2 * INDENT
-        if _native_settings(self._net):
+        if self._native:
             yield "for path, name, value in NATIVE:  # images are read at their own size"
             yield "    setattr(backbone.get_submodule(path), name, value)"
         yield from _stems(self._net)
@@ -180,9 +182,8 @@ class _File:
             if fact.form == "value" and _is_attribute(name):
                 yield from lines_of(f"self.{name} = ", value, "", room)
             elif fact.form == "value":
-                yield from lines_of(
-                    "", group("setattr(", [("", Text("self")), ("", Text(quoted(name))), ("", value)], ")"), "", room
-                )
+                items = [("", Text("self")), ("", Text(quoted(name))), ("", value)]
+                yield from lines_of("", group("setattr(", items, ")"), "", room)
 
     def _forward(self) -> Iterator[str]:
         tree = self._plan.target.outputs.tree
@@ -248,25 +249,18 @@ def _stems(net: AdaptedModule) -> Iterator[str]:
         yield f"stem.in_channels = {step.source}"
 
 
-def _native_settings(net: AdaptedModule) -> tuple[tuple[str, str, bool | str], ...]:
-    """Attributes that free the backbone of its image size."""
-    steps = [step for route in net.plan.inputs for step in route.steps if isinstance(step, Native)]
-    return steps[0].sizes.settings if steps else ()
+def _native_settings(plan: Plan) -> tuple[tuple[str, str, bool | str], ...]:
+    """Attributes that free the backbone of its image size.
 
-
-def _refuse_native(net: AdaptedModule) -> None:
-    """Refuse backbones that were freed of their image size, which a file of torch alone cannot say."""
-    steps = [step for route in net.plan.inputs for step in route.steps if isinstance(step, Native)]
-    if steps and not steps[0].sizes.settings:
+    Raises:
+        SavingError: It was freed of it otherwise, which a file of torch alone cannot say.
+    """
+    sizes = next((step.sizes for route in plan.inputs for step in route.steps if isinstance(step, Native)), None)
+    if sizes is not None and not sizes.settings:
         remedy = 'aa.save(net, "folder")\naa.adapt(new, like=old, resolution="fixed")'
-        fault = Mismatch("backbone", "a module as it was built", f"native sizes: {steps[0].sizes.what}", remedy)
+        fault = Mismatch("backbone", "a module as it was built", f"native sizes: {sizes.what}", remedy)
         raise SavingError("native sizes are not written as plain PyTorch", [fault])
-
-
-def _check_parts(net: AdaptedModule) -> None:
-    """Refuse layers and tensors that are not those that the plan says."""
-    if faults := other_parts(net):
-        raise SavingError("the adapters are not those of the plan", faults)
+    return sizes.settings if sizes is not None else ()
 
 
 def _check_arguments(printed: Printed, net: AdaptedModule) -> None:
