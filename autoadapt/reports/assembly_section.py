@@ -6,7 +6,7 @@ from autoadapt.assembly import Assembly, Comparison, Config, write_yaml
 from autoadapt.assembly.comparisons import Measured
 from autoadapt.assembly.results import PartReport
 from autoadapt.reports.plan_section import plan_section
-from autoadapt.showing import Cell, Code, Column, Facts, Name, Part, Section, Table, section_of
+from autoadapt.showing import Cell, Code, Column, Facts, Name, Section, Table, section_of
 from autoadapt.showing.tables import human_count
 
 __all__ = ["assembly_section", "comparison_section", "config_section"]
@@ -52,15 +52,12 @@ def comparison_section(made: Comparison) -> Section:
     """What each backbone costs, what changes with it, and why one does not fit."""
     titles = ("params", "adapters", "mul-adds", "ms", "MiB", "peak")
     columns = (Column("backbone"), *(Column(title, right=True) for title in titles))
-    parts: list[Part] = [Table(columns, tuple(map(_row, made.rows)))]
     threads = f"{made.threads} thread{'s' if made.threads != 1 else ''}"
-    facts: list[tuple[str, Cell]] = [
-        ("measured", f"one sample, {threads}; ms: median of 5; MiB: of weights; peak: MiB beside them")
-    ]
-    facts += [("changed", Name("  ".join(change))) for change in made.changes]
-    parts.append(Facts(tuple(facts)))
-    parts += [Section("does not fit", row.backbone, (Code(row.fault),)) for row in made.rows if row.fault]
-    return Section("Comparison", f"{len(made.rows)} backbones", tuple(parts))
+    measured = f"one sample, {threads}; ms: median of 5; MiB: of weights; peak: MiB beside them"
+    facts = Facts((("measured", measured), *(("changed", Name("  ".join(change))) for change in made.changes)))
+    unfit = (Section("does not fit", row.backbone, (Code(row.fault),)) for row in made.rows if row.fault)
+    table = Table(columns, tuple(map(_row, made.rows)))
+    return Section("Comparison", f"{len(made.rows)} backbones", (table, facts, *unfit))
 
 
 def _row(row: Measured) -> tuple[Cell, ...]:

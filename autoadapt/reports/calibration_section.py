@@ -15,17 +15,14 @@ __all__ = ["calibration_section", "distillation_section"]
 @section_of.register
 def calibration_section(made: Calibration) -> Section:
     """How the head answers, how well each output is explained, what was tried, and what it took."""
-    verdict = Badge("written", "good") if made.written else Badge("left as it was", "bad")
-    tables = [_head(made)] if made.head else []
-    tables.append(_outputs(made))
+    tables = [*([_head(made)] if made.head else []), _outputs(made)]
     trials = [Folded(f"{len(made.trials)} solvers tried", (_trials(made),))] if len(made.trials) > 1 else []
-    return Section("Calibration", made.name, (*tables, _facts(made), *trials), verdict)
+    return Section("Calibration", made.name, (*tables, _facts(made), *trials), _verdict(made))
 
 
 @section_of.register
 def distillation_section(made: Distillation) -> Section:
     """How the head answers before and after, how it came to that, and what it took."""
-    verdict = Badge("written", "good") if made.written else Badge("left as it was", "bad")
     course = (Column("step", right=True), Column(made.loss_name, right=True))
     rows = tuple((str(step), f"{loss:.4f}") for step, loss in made.course)
     facts: tuple[tuple[str, Cell], ...] = (
@@ -36,7 +33,11 @@ def distillation_section(made: Distillation) -> Section:
     )
     scores = _scores({"before": made.before, f"after step {made.best_step}": made.after})
     on_the_way = Folded("on the way, on images held out", (Table(course, rows),))
-    return Section("Distillation", made.name, (scores, Facts(facts), on_the_way), verdict)
+    return Section("Distillation", made.name, (scores, Facts(facts), on_the_way), _verdict(made))
+
+
+def _verdict(made: Calibration | Distillation) -> Badge:
+    return Badge("written", "good") if made.written else Badge("left as it was", "bad")
 
 
 def _head(made: Calibration) -> Table:
@@ -49,11 +50,10 @@ def _head(made: Calibration) -> Table:
 def _scores(found: Mapping[str, HeadScore]) -> Table:
     known = any(score.agreement is not None for score in found.values())
     columns = (Column("held-out head"), Column("agreement"), Column("divergence" if known else "loss", right=True))
-    return Table(columns, tuple((label, _agreement(score), score.cells[-1]) for label, score in found.items()))
-
-
-def _agreement(score: HeadScore) -> Cell:
-    return "" if score.agreement is None else Share(score.agreement, score.cells[0])
+    agreed = {
+        label: "" if one.agreement is None else Share(one.agreement, one.cells[0]) for label, one in found.items()
+    }
+    return Table(columns, tuple((label, agreed[label], score.cells[-1]) for label, score in found.items()))
 
 
 def _outputs(made: Calibration) -> Table:

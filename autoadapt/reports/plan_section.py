@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autoadapt.adapting.operations import (
-    Operation,
-    Resize,
-)
+from autoadapt.adapting.operations import Operation, Resize
 from autoadapt.adapting.planning import InputRoute, Plan, Route, one_sample
 from autoadapt.contracts.signature import Signature, TensorSpec, describe
 from autoadapt.errors import PlanError
@@ -84,16 +81,14 @@ def _facts(plan: Plan) -> Facts:
         rows.append(("" if i else "input", Name(f"{route.target}  {wanted.get(route.target, '')}{renamed}{done}")))
     rows.append(("adapters", ", ".join(_costs(plan))))
     rows += [("cut", Name(", ".join(plan.cut)))] if plan.cut else []
-    rows += [("no longer run", saved)] if (saved := _saved(plan)) else []
+    rows += [("no longer run", ", ".join(saved))] if (saved := _saved(plan)) else []
     rows += [("keeps", str(plan.kept))] if plan.kept is not None else []
     return Facts(tuple(rows))
 
 
-def _saved(plan: Plan) -> str:
-    saved = plan.saved
-    if not saved.parameters and not saved.multiply_adds:
-        return ""
-    return f"{human_count(saved.parameters)} parameters, {human_count(saved.multiply_adds)} multiply-adds"
+def _saved(plan: Plan) -> list[str]:
+    saved = {"parameters": plan.saved.parameters, "multiply-adds": plan.saved.multiply_adds}
+    return [f"{human_count(count)} {what}" for what, count in saved.items()] if any(saved.values()) else []
 
 
 def _routes(routes: Sequence[Route]) -> Table:
@@ -124,10 +119,8 @@ def _remarks(routes: Sequence[Route]) -> list[str]:
     about: dict[str, list[str]] = {}
     for route in routes:
         about.setdefault(route.remark, []).append(route.target)
-    named = {
-        remark: "all" if len(targets) == len(routes) > 1 else ", ".join(targets) for remark, targets in about.items()
-    }
-    return [f"{targets}: {remark}" for remark, targets in named.items() if remark]
+    is_of_all = len(about) == 1 < len(routes)
+    return [f"{'all' if is_of_all else ', '.join(targets)}: {remark}" for remark, targets in about.items() if remark]
 
 
 def diagram(plan: Plan) -> Diagram:
@@ -140,13 +133,14 @@ def diagram(plan: Plan) -> Diagram:
     for name in dict.fromkeys(route.source for route in plan.routes):
         if name not in places:  # an input that the old module hands through and the new one does not take
             places = {other: i + (i >= len(given)) for other, i in places.items()} | {name: len(given)}
-            given.append((_box(name.removeprefix("inputs."), plan.target.inputs[name.removeprefix("inputs.")]), ()))
+            path = name.removeprefix("inputs.")
+            given.append((Box(path, str(plan.target.inputs[path])), ()))
     return Diagram(
         title=f"Plan: {_title(plan)}; {cost}",
         source=plan.source.name,
         target=(plan.target.name, describe(plan.target.outputs.tree)),
         inputs=tuple(given),
-        sources=tuple(_box(name, spec) for name, spec in sources.items()),
+        sources=tuple(Box(name, str(spec)) for name, spec in sources.items()),
         lanes=tuple(_lane(route, places) for route in plan.routes),
         notes=_costs(plan),
         unused=_unused(plan),
@@ -181,18 +175,14 @@ def _after(step: Operation, spec: TensorSpec) -> TensorSpec | None:
 
 def _unused(plan: Plan) -> tuple[str, str]:
     if plan.cut:
-        return ": ".join(filter(None, ["no longer run", _saved(plan).partition(",")[0]])), ", ".join(plan.cut)
+        return ": ".join(["no longer run", *_saved(plan)[:1]]), ", ".join(plan.cut)
     used = {route.source for route in plan.routes}
     left = [path for path in plan.source.outputs.paths if path not in used]
     return ("not used", ", ".join(left)) if left and not plan.taps else ("", "")
 
 
-def _box(name: str, spec: TensorSpec) -> Box:
-    return Box(name, str(spec))
-
-
 def _lane(route: Route, places: dict[str, int]) -> Lane:
-    return Lane(places[route.source], _chain(route), _box(route.target, route.specs[-1]), route.remark)
+    return Lane(places[route.source], _chain(route), Box(route.target, str(route.specs[-1])), route.remark)
 
 
 def _chain(route: Route) -> tuple[Step, ...]:

@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from autoadapt.errors import Mismatch
 from autoadapt.ranking import Ranked, Ranking
-from autoadapt.showing import (
-    Badge,
-    Cell,
-    Column,
-    Facts,
-    Faults,
-    Name,
-    Part,
-    Scatter,
-    Section,
-    Table,
-    section_of,
-)
+from autoadapt.showing import Badge, Cell, Column, Facts, Faults, Name, Part, Scatter, Section, Table, section_of
 from autoadapt.showing.tables import human_count
 
 __all__ = ["ranking_section"]

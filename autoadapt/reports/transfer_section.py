@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from autoadapt.showing import Badge, Cell, Column, Facts, Name, Part, Section, Share, Table, section_of
 from autoadapt.weights import Transfer
-from autoadapt.weights.patterns import merged
-from autoadapt.weights.summary import coverage, module_groups, name_stages, notes, percent, shape_groups
+from autoadapt.weights.summary import coverage, module_groups, name_stages, notes, on_one_side, percent, shape_groups
 
 __all__ = ["transfer_section"]
 
@@ -48,28 +47,10 @@ def _facts(made: Transfer) -> Facts:
     rows: list[tuple[str, Cell]] = [("container", Name(made.container))] if made.container else []
     stages = name_stages(made.sources)
     rows += [("names", stages)] if stages else []
-    rows += [("compared", compared), *_listed(made)]
+    rows += [("compared", compared)]
+    rows += [
+        (f"{title} ({count})", Name(", ".join(names)))
+        for title, count, names in on_one_side(made.sources, made.targets)
+    ]
     rows += [("remark", remark) for remark in made.remarks]
     return Facts((*rows, *((("hint", Name(made.hint)),) if made.hint else ())))
-
-
-def _listed(made: Transfer) -> list[tuple[str, Cell]]:
-    """Names that only one side has, as patterns, apart from those expected."""
-    missing = [e for e in made.targets if e.bucket == "missing" and e.how != "excluded"]
-    here, there = [e.name for e in made.targets], [e.name for e in made.sources]
-    groups = (
-        ("only in the checkpoint", _unexpected(made, expected=False), there),
-        ("only there, expected", _unexpected(made, expected=True), there),
-        ("only in the model", [e.name for e in missing if not e.expected], here),
-        ("only here, expected", [e.name for e in missing if e.expected], here),
-        ("excluded", [e.name for e in made.sources if e.bucket == "excluded"], there),
-    )
-    return [(f"{title} ({len(names)})", Name(_patterns(names, among))) for title, names, among in groups if names]
-
-
-def _unexpected(made: Transfer, *, expected: bool) -> list[str]:
-    return [entry.name for entry in made.sources if entry.bucket == "unexpected" and entry.expected == expected]
-
-
-def _patterns(names: list[str], among: list[str]) -> str:
-    return ", ".join(merged(names, among))

@@ -25,7 +25,7 @@ def verification_section(report: Verification) -> Section:
 
 def check_parts(checks: Sequence[Check]) -> tuple[Part, ...]:
     """Checks as a table, and the faults of those that failed."""
-    rows = tuple((check.name, _outcome(check), check.detail) for check in checks)
+    rows = tuple((one.name, Badge(_MARKS[one.outcome], _TONES.get(one.outcome, "quiet")), one.detail) for one in checks)
     table = Table((Column("check"), Column("outcome"), Column("detail")), rows)
     return (table, *(part for check in checks for part in _faults(check)))
 
@@ -37,7 +37,3 @@ def _faults(check: Check) -> Iterator[Part]:
         yield Faults(made[:_SHOWN])
     if made[_SHOWN:]:
         yield Folded(f"{len(made) - _SHOWN} more faults of {check.name}", (Faults(made[_SHOWN:]),))
-
-
-def _outcome(check: Check) -> Badge:
-    return Badge(_MARKS[check.outcome], _TONES.get(check.outcome, "quiet"))

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from autoadapt.errors.printable import visible
 from autoadapt.showing.shapes import Group, Rect, Text
 
-__all__ = ["FONTS", "PADDING", "Block", "Font", "cells", "draw_text", "fitted", "text_width", "wrapped"]
+__all__ = [
+    "FONTS",
+    "PADDING",
+    "Block",
+    "Font",
+    "cells",
+    "draw_text",
+    "fitted",
+    "lines_of",
+    "text_height",
+    "text_width",
+    "wrapped",
+]
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,16 @@ def wrapped(text: str, style: str, room: float, lines: int = 3) -> list[str]:
     return made
 
 
+def lines_of(style: str, texts: Iterable[str], room: float, most: int = 3) -> list[tuple[str, str]]:
+    """Texts in lines of a width, each line with its font; see `wrapped`."""
+    return [(style, line) for text in texts for line in wrapped(text, style, room, most)]
+
+
+def text_height(lines: Iterable[tuple[str, str]]) -> float:
+    """Pixels that lines below each other take."""
+    return sum(FONTS[style].line for style, _ in lines)
+
+
 def _pieces(text: str, fits: int, separators: Sequence[str] = _SEPARATORS) -> list[str]:
     """A text in pieces that fit, each as long as the best separators leave it."""
     if cells(text.rstrip()) <= fits:
@@ -116,7 +138,7 @@ class Block:
     @property
     def height(self) -> float:
         """Of the rectangle, in pixels."""
-        return round(sum(FONTS[style].line for style, _ in self.lines) + 1.5 * PADDING, 1)
+        return round(text_height(self.lines) + 1.5 * PADDING, 1)
 
     def draw(self, left: float, top: float, width: float | None = None) -> Group:
         """The rectangle and its lines, at a place; wider than its text if that is asked for."""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from autoadapt.showing.blocks import FONTS, PADDING, Block, draw_text, text_width, wrapped
+from autoadapt.showing.blocks import PADDING, Block, draw_text, lines_of, text_height, text_width
 from autoadapt.showing.colours import COLOURS, kind_class
 from autoadapt.showing.flows import GAP, Flow, curve, flow
 from autoadapt.showing.parts import Box, Diagram, Lane, Step
@@ -26,7 +26,6 @@ __all__ = [
     "headed",
     "legend",
     "legend_entry",
-    "picture",
     "readable_width",
     "shared_remarks",
     "step_block",
@@ -54,12 +53,7 @@ def svg(diagram: Diagram, *, alone: bool = False) -> str:
         alone: Whether it is a file of its own, with its own colours; else it takes those of the page.
     """
     laid = _Layout(diagram)
-    return picture(diagram, laid.width, laid.height, laid.draw(), alone=alone)
-
-
-def picture(diagram: Diagram, width: float, height: float, shapes: Sequence[Shape], *, alone: bool) -> str:
-    """An SVG of what was drawn; alone it brings its own colours and a ground."""
-    return svg_of(diagram.title, width, height, shapes, alone=alone)
+    return svg_of(diagram.title, laid.width, laid.height, laid.draw(), alone=alone)
 
 
 def readable_width(diagram: Diagram) -> int:
@@ -74,7 +68,7 @@ class _Chain:
     lane: Lane
     flow: Flow
     target: Block
-    remark: list[str]
+    remark: list[tuple[str, str]]
     source_height: float = 0.0
 
     @property
@@ -99,7 +93,7 @@ class _Chain:
 
     @property
     def height(self) -> float:
-        remark = self.remark_top + len(self.remark) * FONTS["remark"].line if self.remark else 0
+        remark = self.remark_top + text_height(self.remark) if self.remark else 0
         below = max(self.lead + self.flow.height, self.end + self.target.height / 2)
         return max(below, remark, self.start + self.source_height / 2)
 
@@ -133,26 +127,26 @@ class _Layout:
         chain = _Chain(lane, flow(chained(lane), CHAIN_ROOM), boxed(lane.target), [])
         if lane.remark:
             remark = self.shared.get(lane.remark, lane.remark)
-            chain.remark = wrapped(remark, "remark", max(chain.flow.width, CHAIN_LEAST) + GUTTER / 2)
+            chain.remark = lines_of("remark", [remark], max(chain.flow.width, CHAIN_LEAST) + GUTTER / 2)
         if lane.source >= len(self.inputs):
             chain.source_height = self.sources[lane.source - len(self.inputs)].height
         return chain
 
     def _place(self) -> None:
         """Titles, what is given, then lanes; each source in the middle of the lanes it serves, none on another."""
-        notes = [line for note in self.diagram.notes for line in wrapped(note, "head", self.middle + GUTTER / 2)]
+        notes = lines_of("head", self.diagram.notes, self.middle + GUTTER / 2)
         self.titles = [
             (self.left, headed("new", (self.diagram.source, ""), self.side)),
-            (self.chain_left, [("title", "adapters"), *(("head", line) for line in notes)]),
+            (self.chain_left, [("title", "adapters"), *notes]),
             (self.target_left, headed("contract of", self.diagram.target, self.target_side)),
         ]
         top = MARGIN + PADDING
-        below_title = top + sum(FONTS[style].line for style, _ in self.titles[0][1]) + 8
+        below_title = top + text_height(self.titles[0][1]) + 8
         self.input_tops: list[float] = []
         for block, steps in self.inputs:
             self.input_tops.append(below_title)
             below_title += block.height + GAP + sum(step.height + GAP for step in steps)
-        heads = max(sum(FONTS[style].line for style, _ in lines) for _, lines in self.titles)
+        heads = max(text_height(lines) for _, lines in self.titles)
         lane_top = max(top + heads + GAP, below_title + GAP / 2)
         self.lane_tops: list[float] = []
         for chain in self.chains:
@@ -165,12 +159,9 @@ class _Layout:
         self.unused_top += GAP
         bottom = self.unused_top + (self.unused.height if self.unused else -GAP)
         self.bottom = max(bottom, lane_top - 2 * GAP) + PADDING + 2
-        self.notes = [
-            ("remark", line)
-            for remark, note in self.shared.items()
-            for line in wrapped(f"{note}: {remark}", "remark", self.width - 2 * self.left)
-        ]
-        below = self.bottom + GAP + len(self.notes) * FONTS["remark"].line + (GAP / 2 if self.notes else 0)
+        shared = [f"{note}: {remark}" for remark, note in self.shared.items()]
+        self.notes = lines_of("remark", shared, self.width - 2 * self.left)
+        below = self.bottom + GAP + text_height(self.notes) + (GAP / 2 if self.notes else 0)
         self.legend = list(legend(self.diagram, self.left, below, self.width))
         self.height = (max(y for _, y, _ in self.legend) + 18 if self.legend else below - GAP) + MARGIN - 4
 
@@ -246,31 +237,28 @@ class _Layout:
     def _lane(self, index: int) -> Iterator[Shape]:
         chain, top = self.chains[index], self.lane_tops[index]
         yield from chain.flow.draw(self.chain_left, top + chain.lead)
-        remark = [("remark", line) for line in chain.remark]
-        yield from draw_text(remark, self.chain_left, top + chain.remark_top)
+        yield from draw_text(chain.remark, self.chain_left, top + chain.remark_top)
         yield chain.target.draw(self.target_left, top + chain.end - chain.target.height / 2, self.target_side)
 
 
 def boxed(box: Box) -> Block:
     """A tensor: its name, and what it is."""
     room = SIDE_ROOM - 2 * PADDING
-    lines = [("name", line) for line in wrapped(box.name, "name", room, 2)]
-    lines += [("spec", line) for line in wrapped(box.spec, "spec", room)] if box.spec else []
+    lines = [*lines_of("name", [box.name], room, 2), *lines_of("spec", filter(None, [box.spec]), room)]
     return Block(tuple(lines), full=f"{box.name}  {box.spec}")
 
 
 def unused_block(diagram: Diagram) -> Block | None:
     """What of the module is not needed."""
     title, text = diagram.unused
-    lines = [("caption", title), *(("spec", line) for line in wrapped(text, "spec", SIDE_ROOM - 2 * PADDING, 4))]
+    lines = [("caption", title), *lines_of("spec", [text], SIDE_ROOM - 2 * PADDING, 4)]
     return Block(tuple(lines), "aa-unused", full=f"{title}: {text}") if text else None
 
 
 def step_block(step: Step) -> Block:
     """One operation: its kind, what it does, and what comes out."""
-    caption = f"{step.kind}  {step.note}".rstrip()
-    lines = [("caption", caption), *(("label", line) for line in wrapped(step.label, "label", 220))]
-    lines += [("spec", line) for line in wrapped(step.gives, "spec", 220)] if step.gives else []
+    lines = [("caption", f"{step.kind}  {step.note}".rstrip()), *lines_of("label", [step.label], 220)]
+    lines += lines_of("spec", filter(None, [step.gives]), 220)
     return Block(tuple(lines), kind_class(step.kind), full=f"{step.text}  {step.gives}".rstrip())
 
 
@@ -302,7 +290,7 @@ def legend(diagram: Diagram, start: float, top: float, width: float) -> Iterator
 def headed(label: str, named: tuple[str, str], room: float) -> list[tuple[str, str]]:
     """The lines of a title: a label, a name, and what there is to say of it."""
     styled = zip(("title", "head"), named, strict=True)
-    return [("head", label), *((style, line) for style, text in styled if text for line in wrapped(text, style, room))]
+    return [("head", label), *(line for style, text in styled if text for line in lines_of(style, [text], room))]
 
 
 def legend_entry(left: float, top: float, step: Step) -> Sequence[Shape]:

@@ -1,4 +1,4 @@
-"""Shown: what makes a result a table in a rich terminal and hypertext in a notebook."""
+"""Displays: what makes a result a table in a rich terminal and hypertext in a notebook."""
 
 from __future__ import annotations
 

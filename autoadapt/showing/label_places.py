@@ -1,4 +1,4 @@
-"""Placing: where a name goes beside its point, so that names lie on nothing else."""
+"""Label places: where a name goes beside its point, so that names lie on nothing else."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from autoadapt.showing.blocks import FONTS, Block, draw_text, wrapped
+from autoadapt.showing.blocks import Block, draw_text, lines_of, text_height
 from autoadapt.showing.diagrams import (
     MARGIN,
     boxed,
@@ -13,13 +13,13 @@ from autoadapt.showing.diagrams import (
     headed,
     legend,
     legend_entry,
-    picture,
     shared_remarks,
     step_block,
     unused_block,
 )
 from autoadapt.showing.flows import GAP, Flow, flow
 from autoadapt.showing.parts import Diagram
+from autoadapt.showing.rendering import svg_of
 from autoadapt.showing.shapes import Shape
 
 __all__ = ["NARROW_WIDTH", "narrow_svg"]
@@ -41,7 +41,7 @@ def narrow_svg(diagram: Diagram, *, alone: bool = False) -> str:
     places = list(legend(diagram, LEFT, top, NARROW_WIDTH))
     drawn += [shape for place in places for shape in legend_entry(*place)]
     height = places[-1][1] + 18 + MARGIN if places else top
-    return picture(diagram, NARROW_WIDTH, height, drawn, alone=alone)
+    return svg_of(diagram.title, NARROW_WIDTH, height, drawn, alone=alone)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _Texts:
 
     @property
     def height(self) -> float:
-        return sum(FONTS[style].line for style, _ in self.lines)
+        return text_height(self.lines)
 
     def draw(self, left: float, top: float) -> Sequence[Shape]:
         return draw_text(self.lines, left, top)
@@ -77,7 +77,7 @@ class _Way:
 def _parts(diagram: Diagram) -> Iterator[_Texts | _Way]:
     """From top to bottom."""
     lines = [*headed("new", (diagram.source, ""), ROOM), *headed("contract of", diagram.target, ROOM)]
-    yield _Texts([*lines, *_lines("head", diagram.notes)])
+    yield _Texts([*lines, *lines_of("head", diagram.notes, ROOM, 6)])
     for box, steps in diagram.inputs:
         yield _way([boxed(box), *map(step_block, steps)])
     shared = shared_remarks(diagram.lanes)
@@ -88,12 +88,8 @@ def _parts(diagram: Diagram) -> Iterator[_Texts | _Way]:
     unused = unused_block(diagram)
     yield from [_way([unused])] if unused else []
     if shared:
-        yield _Texts(_lines("remark", [f"{note}: {remark}" for remark, note in shared.items()]))
+        yield _Texts(lines_of("remark", (f"{note}: {remark}" for remark, note in shared.items()), ROOM, 6))
 
 
 def _way(blocks: list[Block], remark: str = "") -> _Way:
-    return _Way(flow(blocks, ROOM), _Texts(_lines("remark", [remark] if remark else [])))
-
-
-def _lines(style: str, texts: Sequence[str]) -> list[tuple[str, str]]:
-    return [(style, line) for text in texts for line in wrapped(text, style, ROOM, 6)]
+    return _Way(flow(blocks, ROOM), _Texts(lines_of("remark", filter(None, [remark]), ROOM, 6)))

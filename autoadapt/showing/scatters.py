@@ -37,7 +37,7 @@ class _Axis:
 
     def __init__(self, low: float, high: float, ticks: Sequence[float], scale: Callable[[float], float]) -> None:
         self._low, self._length, self._scale = scale(low), scale(high) - scale(low), scale
-        self.ticks = [tick for tick in ticks if low <= tick <= high]
+        self.ticks = ticks
 
     def at(self, value: float, start: float, end: float) -> float:
         return start + (end - start) * (self._scale(value) - self._low) / self._length
@@ -82,7 +82,7 @@ def cost_ticks(low: float, high: float) -> list[float]:
     within = [tick for tick in ticks if low <= tick <= high]
     if len(within) > MOST_TICKS:
         return [tick for tick in within if tick in ticks[::3]]
-    return within if len(within) >= FEWEST_TICKS else [tick for tick in _steps(low, high) if low <= tick <= high]
+    return within if len(within) >= FEWEST_TICKS else _steps(low, high)
 
 
 def _linear(values: Sequence[float]) -> _Axis:
@@ -97,7 +97,7 @@ def _steps(low: float, high: float) -> list[float]:
     step = next(part for part in (decade / 5, decade / 2, decade, decade * 2) if (high - low) / part <= 7)
     first = math.floor(low / step)
     digits = 12 - math.floor(math.log10(step))
-    return [round((first + i) * step, digits) for i in range(9)]
+    return [tick for i in range(9) if low <= (tick := round((first + i) * step, digits)) <= high]
 
 
 def _grid(scatter: Scatter, frame: _Frame) -> list[Shape]:

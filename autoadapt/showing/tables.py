@@ -11,7 +11,17 @@ from itertools import zip_longest
 
 from autoadapt.errors.printable import visible
 
-__all__ = ["columns", "fitting", "hanging", "headline", "human_count", "page_width", "shorten", "text_width"]
+__all__ = [
+    "columns",
+    "fitting",
+    "hanging",
+    "headline",
+    "human_count",
+    "page_width",
+    "paragraph",
+    "shorten",
+    "text_width",
+]
 
 PAGE = 80
 """Columns of a page, where nobody tells the width of a terminal."""
@@ -42,13 +52,7 @@ def text_width(text: str) -> int:
     )
 
 
-def columns(
-    rows: Iterable[Sequence[str]],
-    *,
-    align: str = "",
-    indent: int = 1,
-    gap: int = 2,
-) -> list[str]:
+def columns(rows: Iterable[Sequence[str]], *, align: str = "", indent: int = 1, gap: int = 2) -> list[str]:
     """Lay rows out in aligned columns.
 
     Args:
@@ -97,38 +101,49 @@ def _narrowed(table: list[list[str]], widths: list[int], letters: str, excess: i
     return rows
 
 
-def hanging(label: str, text: str, *, width: int = 0) -> list[str]:
-    """A label and a text beside it, in as many lines as a width asks for, by default that of the page.
+def paragraph(text: str, first: str, later: str) -> list[str]:
+    """A text in lines of the width of the page, none of its words broken.
+
+    Args:
+        text: The words; there may be none.
+        first: What the first line begins with.
+        later: What the others begin with.
+    """
+    lines = textwrap.wrap(
+        text,
+        max(page_width(), len(later) + NARROWEST),
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return lines or [first]
+
+
+def hanging(label: str, text: str) -> list[str]:
+    """A label and a text beside it, in as many lines as the width of the page asks for.
 
     Example:
-        >>> for line in hanging("remark", "detail is interpolated, not seen", width=31):
-        ...     print(line)
+        >>> with fitting(31):
+        ...     print(*hanging("remark", "detail is interpolated, not seen"), sep="\\n")
          remark  detail is
                  interpolated, not seen
     """
     indent = " " * (text_width(label) + 3)
-    lines = textwrap.wrap(
-        text,
-        max(width or page_width(), len(indent) + NARROWEST),
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    first, *rest = lines or [indent]
+    first, *rest = paragraph(text, indent, indent)
     return [f" {label}  {first.lstrip()}".rstrip(), *rest]
 
 
-def headline(*parts: str, width: int = 0) -> list[str]:
-    """Parts of a title beside each other, or below each other where a width, that of a page if left out, asks for it.
+def headline(*parts: str) -> list[str]:
+    """Parts of a title beside each other, or below each other where the page is too narrow.
 
     Example:
-        >>> headline("resnet18", " ->  contract of FeatureListNet", width=30)
+        >>> with fitting(30):
+        ...     headline("resnet18", " ->  contract of FeatureListNet")
         ['resnet18', '  ->  contract of FeatureListNet']
     """
     line = " ".join(parts)
-    below = [parts[0], *(f"  {part.strip()}" for part in parts[1:])]
-    return [line] if text_width(line) <= (width or page_width()) else below
+    return [line] if text_width(line) <= page_width() else [parts[0], *(f"  {part.strip()}" for part in parts[1:])]
 
 
 def human_count(number: float) -> str:

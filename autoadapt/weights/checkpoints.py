@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from autoadapt.errors import Mismatch, SourceError, TransferError, nearest
 from autoadapt.weights.deltas import NOT_BESIDE, UNTOLD
 from autoadapt.weights.distributed_files import Renamed, Sharded, metadata_of, open_sharded
-from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
+from autoadapt.weights.memory import pieces_of
 from autoadapt.weights.pickles import load_pickle
 from autoadapt.weights.shard_indexes import read_index
-from autoadapt.weights.tensor_files import MOST_TENSORS, Read, Tensors, find_file, open_shards
+from autoadapt.weights.tensor_files import MOST_TENSORS, Read, Shards, Tensors, find_file, open_shards
 from autoadapt.weights.tensor_specs import Spec, is_sharded
 
 __all__ = ["Checkpoint", "Source", "adapter_scale", "read_checkpoint", "refuse_scope"]
@@ -70,12 +70,7 @@ class _Memory:
 
     def reader(self) -> nullcontext[Read]:
         """What reads values; pieces stay where they are."""
-        return nullcontext(self._pieces)
-
-    def _pieces(self, name: str) -> Iterator[Bytes]:
-        whole = as_bytes(self._tensors[name])
-        for start in range(0, whole.size, PIECE_BYTES):
-            yield whole[start : start + PIECE_BYTES]
+        return nullcontext(lambda name: pieces_of(self._tensors[name]))
 
 
 def _spec(name: str, tensor: Tensor) -> Spec:
@@ -112,17 +107,18 @@ def _read(source: Source, scope: str | None, targets: Sequence[Spec], storages: 
         case Mapping():
             return _unwrap(source, "state dict", scope, targets, storages)
         case str() | os.PathLike():
-            _refuse_address(str(source))
+            if "://" in str(source):
+                fault = Mismatch(str(source), "a path on this machine", "a remote address", "download the file first")
+                raise SourceError("a remote address is not read", [fault])
             table = metadata_of(Path(source).expanduser())
             if table is not None:
                 return _from_ranks(open_sharded(table), table.parent.name, scope, targets)
             path = find_file(Path(source))
-            shards = open_shards(path)
-            if shards is None:
-                found = _unwrap(load_pickle(path), path.name, scope, targets, storages)
-                _refuse_grown(found.specs, path)
-                return found
-            return _from_shards(shards, path)
+            if (shards := open_shards(path)) is not None:
+                return _from_shards(shards, path)
+            found = _unwrap(load_pickle(path), path.name, scope, targets, storages)
+            _refuse_grown(found.specs, path)
+            return found
     fault = Mismatch("source", "a path, a state dict or a module", type(source).__name__)
     raise TransferError("the source is of no known kind", [fault])
 
@@ -199,13 +195,7 @@ _SMALL = 1 << 24
 """Bytes that a tensor may have in any file."""
 
 
-def _refuse_address(source: str) -> None:
-    if "://" in source:
-        fault = Mismatch(source, "a path on this machine", "a remote address", "download the file first")
-        raise SourceError("a remote address is not read", [fault])
-
-
-def _from_shards(shards: Tensors, path: Path) -> Checkpoint:
+def _from_shards(shards: Shards, path: Path) -> Checkpoint:
     specs = tuple(shards.specs())
     if not specs:
         raise TransferError("the file holds no tensors", [_no_tensors(path.name, "an empty file")])
@@ -331,7 +321,6 @@ def refuse_scope(scope: str, checkpoint: Checkpoint) -> TransferError:
     containers = [checkpoint.container or "top level", *(entry.partition(" (")[0] for entry in checkpoint.also)]
     close = nearest(scope, [*containers, *fronts]) or [*fronts][:3]
     found = f"containers: {', '.join(containers)}"
-    fault = Mismatch(
-        f'scope="{scope}"', "a container or the front of names", found, "\n".join(f'scope="{c}"' for c in close)
-    )
+    remedy = "\n".join(f'scope="{one}"' for one in close)
+    fault = Mismatch(f'scope="{scope}"', "a container or the front of names", found, remedy)
     return TransferError("the scope matches nothing", [fault])

@@ -14,7 +14,7 @@ from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.checkpoints import Checkpoint
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.made_tensors import Recipe
-from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
+from autoadapt.weights.memory import pieces_of
 from autoadapt.weights.recipes import BLOCK
 from autoadapt.weights.tensor_files import Read, Tensors, read_whole
 from autoadapt.weights.tensor_specs import Spec
@@ -61,9 +61,8 @@ def compose(checkpoint: Checkpoint, recipes: Sequence[Recipe]) -> Checkpoint:
     for spec in checkpoint.specs:
         specs += first.get(spec.name, []) + ([] if spec.name in used else [spec])
     by_name = {recipe.spec.name: recipe for recipe in recipes}
-    return replace(
-        checkpoint, tensors=_Composed(checkpoint.tensors, by_name), specs=(*specs, *loose), own=checkpoint.specs
-    )
+    composed = _Composed(checkpoint.tensors, by_name)
+    return replace(checkpoint, tensors=composed, specs=(*specs, *loose), own=checkpoint.specs)
 
 
 class _Composed:
@@ -72,24 +71,12 @@ class _Composed:
     def __init__(self, tensors: Tensors, recipes: Mapping[str, Recipe]) -> None:
         self._tensors, self._recipes = tensors, recipes
 
-    def specs(self) -> list[Spec]:
-        """Facts of all tensors."""
-        return self._tensors.specs()
-
     @contextmanager
     def reader(self) -> Iterator[Read]:
         """What reads values."""
         with self._tensors.reader() as read:
-            yield lambda name: self._pieces(read, name)
-
-    def _pieces(self, read: Read, name: str) -> Iterator[Bytes]:
-        recipe = self._recipes.get(name)
-        if recipe is None:
-            yield from read(name)
-            return
-        whole = as_bytes(_carried_out(recipe, read))
-        for start in range(0, whole.size, PIECE_BYTES):
-            yield whole[start : start + PIECE_BYTES]
+            made = self._recipes
+            yield lambda name: pieces_of(_carried_out(made[name], read)) if name in made else read(name)
 
 
 def _carried_out(recipe: Recipe, read: Read) -> Tensor:

@@ -1,4 +1,4 @@
-"""Writing: tensors copied into the model, each compared bit for bit, and all put back if one differs.
+"""Copying: tensors copied into the model, each compared bit for bit, and all put back if one differs.
 
 A piece is read, copied, compared and looked at for NaN while it is in the processor's cache. The loops
 over bytes are numpy's: they let another thread run, and start none of their own for every piece.
@@ -102,11 +102,8 @@ class _Step:
 
 
 def _plain_memory(move: Move) -> Bytes | None:
-    tensor = move.slot.tensor
-    plain = (
-        move.conversion is None and move.slot.shard is None and tensor.device.type == "cpu" and tensor.is_contiguous()
-    )
-    return as_bytes(tensor) if plain else None
+    tensor, is_whole = move.slot.tensor, move.conversion is None and move.slot.shard is None
+    return as_bytes(tensor) if is_whole and tensor.device.type == "cpu" and tensor.is_contiguous() else None
 
 
 class _Undo:

@@ -7,6 +7,7 @@ and makes inert records of them: nothing that the file names is imported or call
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import pickle
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from autoadapt.errors import Mismatch, SourceError
 from autoadapt.files.reading import MOST_BYTES, hindrance, one_line
-from autoadapt.weights.memory import PIECE_BYTES, Bytes, as_bytes
+from autoadapt.weights.memory import Bytes, pieces_of
 from autoadapt.weights.tensor_files import Read
 from autoadapt.weights.tensor_specs import Spec
 
@@ -133,14 +134,9 @@ class Sharded:
 
     def _pieces(self, spec: Spec) -> Iterator[Bytes]:
         chunks = sorted(self._chunks[spec.name], key=lambda chunk: chunk.offsets)
-        if all(chunk.sizes[1:] == spec.shape[1:] for chunk in chunks):
-            wholes: Iterator[Tensor] = map(_load, chunks)
-        else:
-            wholes = iter([_assembled(spec, chunks)])
-        for tensor in wholes:
-            whole = as_bytes(tensor)
-            for start in range(0, whole.size, PIECE_BYTES):
-                yield whole[start : start + PIECE_BYTES]
+        are_rows = all(chunk.sizes[1:] == spec.shape[1:] for chunk in chunks)
+        wholes = map(_load, chunks) if are_rows else iter([_assembled(spec, chunks)])
+        yield from itertools.chain.from_iterable(map(pieces_of, wholes))
 
 
 def _assembled(spec: Spec, chunks: list[_Chunk]) -> Tensor:
@@ -171,11 +167,6 @@ class Renamed:
 
     def __init__(self, tensors: Sharded, names: Mapping[str, str]) -> None:
         self._tensors, self._names = tensors, names
-
-    def specs(self) -> list[Spec]:
-        """Facts of all tensors, under their new names."""
-        facts = {spec.name: spec for spec in self._tensors.specs()}
-        return [Spec(new, facts[old].shape, facts[old].dtype) for new, old in self._names.items()]
 
     def reader(self) -> AbstractContextManager[Read]:
         """What reads values."""

@@ -54,14 +54,12 @@ def guard(report: Transfer, min_coverage: float, sources: Sequence[Spec], target
     """
     counted = [entry for entry in report.targets if entry.parameter] or report.targets
     if not any(entry.taken for entry in counted):
-        raise CoverageError(
-            f"a total miss: none of {len(report.sources)} tensors would be loaded",
-            [_total_miss(report, sources, targets, match)],
-        )
+        fault = _total_miss(report, sources, targets, match)
+        raise CoverageError(f"a total miss: none of {len(report.sources)} tensors would be loaded", [fault])
     if report.coverage < min_coverage:
+        share = percent(report.coverage)
         raise CoverageError(
-            f"would load {percent(report.coverage)} of the parameters, less than min_coverage={min_coverage}",
-            report.faults(),
+            f"would load {share} of the parameters, less than min_coverage={min_coverage}", report.faults()
         )
 
 
@@ -155,10 +153,7 @@ def _kinds(specs: Sequence[Spec]) -> dict[str, set[tuple[str, int]]]:
     kinds: dict[str, set[tuple[str, int]]] = defaultdict(set)
     for spec in specs:
         leaf = spec.name.rpartition(".")[2]
-        if leaf != "num_batches_tracked":
-            kinds[parent(spec.name)].add((leaf, len(spec.shape)))
-        else:
-            kinds.setdefault(parent(spec.name), set())
+        kinds[parent(spec.name)] |= {(leaf, len(spec.shape))} if leaf != "num_batches_tracked" else set()
     return kinds
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["PIECE_BYTES", "Bytes", "as_bytes", "as_dtype", "is_finite", "is_same"]
+__all__ = ["PIECE_BYTES", "Bytes", "as_bytes", "as_dtype", "is_finite", "is_same", "pieces_of"]
 
 PIECE_BYTES = 1 << 21  # what is read, copied and compared in one go: half of it stays in a processor's cache
 
@@ -39,6 +40,13 @@ def as_bytes(tensor: Tensor) -> Bytes:
         tensor = tensor.cpu().contiguous()
     flat: Bytes = tensor.detach().view(-1).view(torch.uint8).numpy()
     return flat
+
+
+def pieces_of(tensor: Tensor) -> Iterator[Bytes]:
+    """The bytes of a tensor, in pieces of `PIECE_BYTES`."""
+    whole = as_bytes(tensor)
+    for start in range(0, whole.size, PIECE_BYTES):
+        yield whole[start : start + PIECE_BYTES]
 
 
 def as_dtype(values: Bytes, old: str, new: str) -> Bytes:

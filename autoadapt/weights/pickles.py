@@ -72,9 +72,8 @@ _EXPORT = 'torch.save(model.state_dict(), "weights.pth")      where the file was
 
 def _tensors(part: Any) -> dict[str, Tensor]:
     """The tensors of a shard."""
-    return (
-        {name: value for name, value in part.items() if isinstance(value, Tensor)} if isinstance(part, Mapping) else {}
-    )
+    named = part.items() if isinstance(part, Mapping) else ()
+    return {name: value for name, value in named if isinstance(value, Tensor)}
 
 
 def _refuse_byte_arrays(path: Path) -> None:
@@ -126,13 +125,9 @@ def _refusal(path: Path, error: Exception) -> SourceError:
     if not needed:
         return SourceError("the file is damaged", [damaged(path, "PyTorch", error)])
     classes = ", ".join(needed)
-    fault = Mismatch(
-        str(path),
-        "tensors and plain containers",
-        classes,
-        f"{_EXPORT}\nwith torch.serialization.safe_globals([{classes}]): transfer(...)      if you trust these",
-        "a pickle runs what it names; autoadapt runs nothing that a file says",
-    )
+    remedy = f"{_EXPORT}\nwith torch.serialization.safe_globals([{classes}]): transfer(...)      if you trust these"
+    why = "a pickle runs what it names; autoadapt runs nothing that a file says"
+    fault = Mismatch(str(path), "tensors and plain containers", classes, remedy, why)
     return SourceError("the file needs code to load", [fault])
 
 

@@ -155,12 +155,9 @@ def _also(exchange: Exchange) -> str:
 
 def _ambiguity(equal: list[Exchange]) -> Mismatch:
     first, second = equal[:2]
-    remedy = (
-        "\n".join(f'scope="{e.source.rstrip("._")}"' for e in equal)
-        if first.target == second.target
-        else "\n".join(e.rule() for e in equal)
-    )
-    return Mismatch("names", "one prefix that fits best", ", ".join(map(str, equal)), remedy)
+    is_scope = first.target == second.target
+    remedies = [f'scope="{e.source.rstrip("._")}"' if is_scope else e.rule() for e in equal]
+    return Mismatch("names", "one prefix that fits best", ", ".join(map(str, equal)), "\n".join(remedies))
 
 
 def _credible(exchange: Exchange, names: int, whole: int) -> bool:
@@ -174,9 +171,8 @@ def _credible(exchange: Exchange, names: int, whole: int) -> bool:
     if not (exchange.source and exchange.target):
         return exchange.elements > 0 or 2 * len(exchange.pairs) >= names
     layers = {parent(source) for source, _ in exchange.pairs}
-    return (
-        exchange.elements > 0 and 2 * exchange.elements >= whole and (len(layers) > 1 or len(exchange.pairs) == names)
-    )
+    is_prefix = len(layers) > 1 or len(exchange.pairs) == names
+    return exchange.elements > 0 and 2 * exchange.elements >= whole and is_prefix
 
 
 def _votes(sources: Mapping[str, Spec], targets: Mapping[str, Spec], separator: str) -> dict[tuple[str, str], int]:
@@ -213,14 +209,8 @@ def ends_of(name: str, separator: str) -> list[str]:
     return ends
 
 
-def _exchange(
-    source_prefix: str, target_prefix: str, sources: Mapping[str, Spec], targets: Mapping[str, Spec]
-) -> Exchange:
-    cut = len(source_prefix)
-    pairs = tuple(
-        (name, turned)
-        for name in sources
-        if name.startswith(source_prefix) and (turned := target_prefix + name[cut:]) in targets
-    )
+def _exchange(old: str, new: str, sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Exchange:
+    named = [(name, new + name[len(old) :]) for name in sources if name.startswith(old)]
+    pairs = tuple((name, turned) for name, turned in named if turned in targets)
     elements = sum(sources[s].numel for s, t in pairs if sources[s].shape == targets[t].shape)
-    return Exchange(source_prefix, target_prefix, pairs, elements)
+    return Exchange(old, new, pairs, elements)

@@ -46,9 +46,8 @@ class Ranks:
             raise
         failed = {rank: text for rank, text in enumerate(self._tell("")) if text}
         if failed:
-            faults = [
-                Mismatch(f"rank {rank}", "a tensor or file as on this rank", text) for rank, text in failed.items()
-            ]
+            expected = "a tensor or file as on this rank"
+            faults = [Mismatch(f"rank {rank}", expected, text) for rank, text in failed.items()]
             raise TransferError("another rank could not load, so that none does", faults)
 
     def agree(self, decided: object) -> None:
@@ -67,10 +66,8 @@ class Ranks:
         if others:
             found = f"others on rank {', '.join(map(str, others))}"
             remedy = "transfer(...) with the same checkpoint and arguments on every rank"
-            raise TransferError(
-                "the ranks would load different things, so that none does",
-                [Mismatch("ranks", "the same tensors and rows as on rank 0", found, remedy)],
-            )
+            fault = Mismatch("ranks", "the same tensors and rows as on rank 0", found, remedy)
+            raise TransferError("the ranks would load different things, so that none does", [fault])
 
     def union(self, names: Iterable[str]) -> set[str]:
         """What any rank found."""

@@ -59,16 +59,13 @@ def read_merge(merge: Merge) -> dict[str, float | None]:
     Raises:
         TransferError: If a kind is unknown.
     """
-    kinds: dict[str, float | None] = (
-        dict(merge) if isinstance(merge, Mapping) else dict.fromkeys([merge] if isinstance(merge, str) else merge)
-    )
+    named = [merge] if isinstance(merge, str) else merge
+    kinds: dict[str, float | None] = dict(named) if isinstance(named, Mapping) else dict.fromkeys(named)
     unknown = [kind for kind in kinds if kind not in MERGES]
     if unknown:
         close = nearest(unknown[0], MERGES, count=1) or [MERGES[0]]
-        raise TransferError(
-            "unknown kind of merge",
-            [Mismatch("merge", f"one of {', '.join(MERGES)}", repr(unknown[0]), f'merge="{close[0]}"')],
-        )
+        fault = Mismatch("merge", f"one of {', '.join(MERGES)}", repr(unknown[0]), f'merge="{close[0]}"')
+        raise TransferError("unknown kind of merge", [fault])
     return kinds
 
 
@@ -151,9 +148,7 @@ def _weight_norms(sources: Named, targets: Named) -> Iterator[Recipe]:
             elif best != spelling:
                 for part, leaf in zip((length, direction), best, strict=True):
                     spec = Spec(front_of(layer) + leaf, part.shape, part.dtype)
-                    yield Recipe(
-                        "split", spec, (part,), "weight norm, respelt", (0, part.shape[0] if part.shape else 0)
-                    )
+                    yield Recipe("split", spec, (part,), "weight norm, respelt", (0, (*part.shape, 0)[0]))
 
 
 def _other_length(
@@ -329,6 +324,5 @@ def _renamed(sources: Mapping[str, Spec], at: str, names: Mapping[str, str]) -> 
     for old, new in names.items():
         part = sources.get(f"{front_of(at)}{old}")
         if part is not None:
-            yield Recipe(
-                "split", Spec(f"{front_of(at)}{new}", part.shape, part.dtype), (part,), f"as {new}", (0, *part.shape)
-            )
+            spec = Spec(f"{front_of(at)}{new}", part.shape, part.dtype)
+            yield Recipe("split", spec, (part,), f"as {new}", (0, *part.shape))

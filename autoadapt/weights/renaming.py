@@ -71,9 +71,7 @@ def _dialect(part: str | Dialect) -> Dialect:
         return part
     known = {dialect.name: dialect for dialect in DIALECTS}
     if part not in known:
-        close = nearest(part, known, count=1)
-        fault = Mismatch(
-            "rename", f"one of {', '.join(known)}", repr(part), "\n".join(f'rename="{name}"' for name in close)
-        )
+        remedy = "\n".join(f'rename="{name}"' for name in nearest(part, known, count=1))
+        fault = Mismatch("rename", f"one of {', '.join(known)}", repr(part), remedy)
         raise TransferError("unknown dialect", [fault])
     return known[part]

@@ -51,10 +51,8 @@ class Respelling:
     @property
     def regex(self) -> tuple[str, str]:
         """The rule as an entry of `rename`."""
-        at_end = {source.endswith(f".{self.old}") or source == self.old for source, _ in self.pairs}
-        end, stop = {frozenset({True}): ("$", ""), frozenset({False}): (r"\.", ".")}.get(
-            frozenset(at_end), (r"(?=\.|$)", "")
-        )
+        at_end = [source.endswith(f".{self.old}") or source == self.old for source, _ in self.pairs]
+        end, stop = ("$", "") if all(at_end) else (r"(?=\.|$)", "") if any(at_end) else (r"\.", ".")
         return rf"(^|\.){re.escape(self.old)}{end}", rf"\1{self.new}{stop}"
 
     def apply(self, name: str) -> str:

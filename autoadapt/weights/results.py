@@ -1,8 +1,7 @@
-"""The ledger: the report of a transfer, in which every tensor of either side stands exactly once."""
+"""Results: the report of a transfer, in which every tensor of either side stands exactly once."""
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Literal
 from autoadapt.contracts.facts import Dated
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.showing import Shown
-from autoadapt.showing.tables import page_width
+from autoadapt.showing.tables import page_width, paragraph
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.patterns import merged
 from autoadapt.weights.summary import coverage, module_rows, name_stages, percent, sections
@@ -153,18 +152,11 @@ class Transfer(Shown, Dated):
         lines = sections(self.sources, self.targets)
         for remark in self.remarks:
             lines += _note("remark", remark)
-        return lines + (_note("hint", self.hint) if self.hint else [])
+        return lines + _note("hint", self.hint)
 
 
 def _note(label: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        page_width(),
-        initial_indent=f" {label:<9}  ",
-        subsequent_indent=" " * 12,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return paragraph(text, f" {label:<9}  ", " " * 12) if text else []
 
 
 def _fault(entries: Sequence[SourceEntry | ModelEntry], among: list[str], expected: str, argument: str) -> Mismatch:

@@ -172,10 +172,5 @@ def _nearest_text(text: str, names: Iterable[str]) -> str:
 
 
 def _fronts(names: Iterable[str]) -> dict[str, None]:
-    return dict.fromkeys(
-        ".".join(segments[:depth]) for depth in range(1, _FRONT + 1) for segments in map(_split, names)
-    )
-
-
-def _split(name: str) -> list[str]:
-    return name.split(".")
+    segments = [name.split(".") for name in names]
+    return dict.fromkeys(".".join(each[:depth]) for depth in range(1, _FRONT + 1) for each in segments)

@@ -66,14 +66,10 @@ def check_shards(index: Path, named: Mapping[Path, set[str]], held: Mapping[Path
     Raises:
         SourceError: With the tensors.
     """
-    faults = [
-        *((name, f"in {path.name}", "not there") for path, names in named.items() for name in names - set(held[path])),
-        *(
-            (name, "a name of the index", path.name)
-            for path, names in named.items()
-            for name in set(held[path]) - names
-        ),
-    ]
+    faults: list[tuple[str, str, str]] = []
+    for path, names in named.items():
+        faults += [(name, f"in {path.name}", "not there") for name in names - set(held[path])]
+        faults += [(name, "a name of the index", path.name) for name in set(held[path]) - names]
     if faults:
         remedy = "download the index and all shards of one version"
         shown = [Mismatch(name, expected, found, remedy) for name, expected, found in sorted(faults)[:6]]

@@ -155,7 +155,8 @@ def _axes(count: int, module: nn.Module | None, name: str) -> tuple[str, ...]:
             return ("channel",)
         case _ if "pos" in name and count == 3:
             return ("batch", "token", "channel")
-    return tuple(_ordinal(axis) for axis in range(count))
+    ordinals = ("first", "second", "third", "fourth", "fifth", *(f"{axis}th" for axis in range(6, count + 1)))
+    return ordinals[:count]
 
 
 def _is_joined(module: nn.Module | None, name: str) -> bool:
@@ -170,10 +171,6 @@ _JOINED = re.compile(
 )
 
 
-def _ordinal(axis: int) -> str:
-    return ("first", "second", "third", "fourth", "fifth")[axis] if axis < 5 else f"{axis + 1}th"
-
-
 def refuse_unwritable(model: nn.Module, slots: Iterable[Slot]) -> None:
     """Make sure that every slot takes a copy, before any does.
 
@@ -182,11 +179,8 @@ def refuse_unwritable(model: nn.Module, slots: Iterable[Slot]) -> None:
     """
     again = model.state_dict(keep_vars=True)
     slots = list(slots)
-    empty = [
-        Mismatch(slot.spec.name, "memory", "the meta device", _with_memory(model))
-        for slot in slots
-        if slot.tensor.is_meta
-    ]
+    names = [slot.spec.name for slot in slots if slot.tensor.is_meta]
+    empty = [Mismatch(name, "memory", "the meta device", _with_memory(model)) for name in names]
     faults = empty or [fault for slot in slots if (fault := _fault(slot, again[slot.spec.name])) is not None]
     if faults := faults or _overlaps(slots):
         raise TransferError("the model cannot be written to", faults[:10])
@@ -207,9 +201,8 @@ def _fault(slot: Slot, again: Tensor) -> Mismatch | None:
     if tensor.layout is not torch.strided or tensor.is_quantized:
         return Mismatch(name, "a dense tensor", str(tensor.layout).removeprefix("torch."))
     if tensor.is_inference():
-        return Mismatch(
-            name, "a tensor made outside inference mode", "an inference tensor", "model = copy.deepcopy(model)"
-        )
+        remedy = "model = copy.deepcopy(model)"
+        return Mismatch(name, "a tensor made outside inference mode", "an inference tensor", remedy)
     if type(tensor) is not Tensor:
         return Mismatch(name, "a plain tensor", type(tensor).__name__, "load before sharding or quantising")
     if not tensor.is_contiguous() and any(s == 0 and n > 1 for n, s in zip(tensor.shape, tensor.stride(), strict=True)):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from autoadapt.showing.tables import columns, human_count, page_width, shorten
+from autoadapt.showing.tables import columns, human_count, page_width, paragraph, shorten
 from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.patterns import merged
 from autoadapt.weights.tensor_specs import shape_text
@@ -17,6 +16,7 @@ __all__ = [
     "module_rows",
     "name_stages",
     "notes",
+    "on_one_side",
     "percent",
     "sections",
     "shape_groups",
@@ -117,19 +117,28 @@ def name_stages(entries: Sequence[SourceEntry]) -> str:
 def sections(sources: Sequence[SourceEntry], targets: Sequence[ModelEntry]) -> list[str]:
     """Converted and mismatched tensors with their shapes, then what only one side has."""
     shapes = {e.name: e.shape for e in targets}
-    by_source = {e.name: e for e in sources}
-    among_sources, among_targets = list(by_source), list(shapes)
-    missing = [e for e in targets if e.bucket == "missing" and e.how != "excluded"]
-    unexpected = [e for e in sources if e.bucket == "unexpected"]
     lines = _shaped("converted", [e for e in sources if e.bucket == "converted"], shapes)
     lines += _shaped("mismatched", [e for e in sources if e.bucket == "mismatched"], shapes)
-    lines += _listed("held back", [e.name for e in targets if e.bucket == "held"], among_targets)
-    lines += _listed("only in the checkpoint", [e.name for e in unexpected if not e.expected], among_sources)
-    lines += _listed("only there, expected", [e.name for e in unexpected if e.expected], among_sources)
-    lines += _listed("only in the model", [e.name for e in missing if not e.expected], among_targets)
-    lines += _listed("only here, expected", [e.name for e in missing if e.expected], among_targets)
-    excluded = [e.name for e in sources if e.bucket == "excluded"]
-    return lines + _listed("excluded", excluded, among_sources)
+    if held := [e.name for e in targets if e.bucket == "held"]:
+        lines += _listed("held back", len(held), merged(held, shapes))
+    for title, count, patterns in on_one_side(sources, targets):
+        lines += _listed(title, count, patterns)
+    return lines
+
+
+def on_one_side(sources: Sequence[SourceEntry], targets: Sequence[ModelEntry]) -> list[tuple[str, int, list[str]]]:
+    """What only one side has, and what the caller left out: a title, how many tensors, and their names as patterns."""
+    missing = [e for e in targets if e.bucket == "missing" and e.how != "excluded"]
+    unexpected = [e for e in sources if e.bucket == "unexpected"]
+    here, there = [e.name for e in targets], [e.name for e in sources]
+    groups = (
+        ("only in the checkpoint", [e.name for e in unexpected if not e.expected], there),
+        ("only there, expected", [e.name for e in unexpected if e.expected], there),
+        ("only in the model", [e.name for e in missing if not e.expected], here),
+        ("only here, expected", [e.name for e in missing if e.expected], here),
+        ("excluded", [e.name for e in sources if e.bucket == "excluded"], there),
+    )
+    return [(title, len(names), merged(names, among)) for title, names, among in groups if names]
 
 
 def _shaped(title: str, entries: Sequence[SourceEntry], shapes: dict[str, tuple[int, ...]]) -> list[str]:
@@ -140,7 +149,7 @@ def _shaped(title: str, entries: Sequence[SourceEntry], shapes: dict[str, tuple[
     for (change, how), patterns in list(groups.items())[:_GROUPS]:
         head = f"   {_inline(patterns)}  {change}"
         whole = f"{head}  {how}"
-        lines += [whole] if len(whole) <= page_width() else [head, *_wrapped(how, "       ")]
+        lines += [whole] if len(whole) <= page_width() else [head, *paragraph(how, " " * 7, " " * 7)]
     return [*lines, f"   and {len(groups) - _GROUPS} more"] if len(groups) > _GROUPS else lines
 
 
@@ -165,24 +174,10 @@ def _inline(patterns: list[str]) -> str:
     return patterns[0] if len(patterns) == 1 else f"{patterns[0]} and {len(patterns) - 1} more"
 
 
-def _listed(title: str, names: list[str], among: list[str]) -> list[str]:
-    if not names:
-        return []
-    patterns = merged(names, among)
+def _listed(title: str, count: int, patterns: list[str]) -> list[str]:
     shown = ", ".join(patterns[:_GROUPS])
     rest = len(patterns) - _GROUPS
     text = f"{shown}, and {rest} more" if rest > 0 else shown
-    label = f" {title}".ljust(24) + human_count(len(names)).rjust(5) + "  "
-    first, *others = _wrapped(text, " " * len(label))
+    label = f" {title}".ljust(24) + human_count(count).rjust(5) + "  "
+    first, *others = paragraph(text, " " * len(label), " " * len(label))
     return [label + first.lstrip(), *others]
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        page_width(),
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    ) or [indent]

@@ -1,4 +1,4 @@
-"""Files: tensors on disk, read one at a time, and never by running what a file says."""
+"""Tensor files: tensors on disk, read one at a time, and never by running what a file says."""
 
 from __future__ import annotations
 
@@ -48,10 +48,7 @@ Read: TypeAlias = Callable[[str], Iterator[Bytes]]
 
 
 class Tensors(Protocol):
-    """Tensors by name, whose facts are known before their values are read."""
-
-    def specs(self) -> list[Spec]:
-        """Facts of all tensors, in the order of the file."""
+    """Tensors by name, whose values are read one at a time."""
 
     def reader(self) -> AbstractContextManager[Read]:
         """What reads values; each thread needs one of its own."""
@@ -139,9 +136,8 @@ def _is_safetensors(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(9)
     except OSError as error:
-        raise SourceError(
-            f"{path} cannot be read", [Mismatch(str(path), "a file of weights", one_line(error))]
-        ) from error
+        fault = Mismatch(str(path), "a file of weights", one_line(error))
+        raise SourceError(f"{path} cannot be read", [fault]) from error
     return head[8:9] == b"{" or path.suffix == ".safetensors"
 
 

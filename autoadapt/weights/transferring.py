@@ -153,10 +153,9 @@ def _check_model(source: object, model: object) -> None:
     """Refuse what is no model, as where it changed places with its checkpoint."""
     if isinstance(source, nn.Module) and not isinstance(model, nn.Module):
         found = f"the model {type(source).__name__} and then {repr(model)[:60]}"
-        raise TransferError(
-            "the arguments have changed places",
-            [Mismatch("`source`", "the checkpoint first, and then the model", found, "aa.transfer(checkpoint, model)")],
-        )
+        remedy = "aa.transfer(checkpoint, model)"
+        fault = Mismatch("`source`", "the checkpoint first, and then the model", found, remedy)
+        raise TransferError("the arguments have changed places", [fault])
     check_module(model, "model", TransferError)
 
 
@@ -343,9 +342,6 @@ def _first_of_tied(verdicts: Verdicts, checkpoint: Checkpoint) -> list[Move]:
 
 def _finish(report: Transfer, nonfinite: Sequence[str]) -> Transfer:
     """The report after the copy: what was compared, and values to look at."""
-    remarks = report.remarks
     compared = sum(entry.bucket in ("loaded", "converted") for entry in report.sources)
-    if nonfinite:
-        names = ", ".join(merged(nonfinite)[:6])
-        remarks = (*remarks, f"NaN or infinity in {names}")
-    return report.model_copy(update={"compared": compared, "remarks": remarks})
+    remarks = [f"NaN or infinity in {', '.join(merged(nonfinite)[:6])}"] if nonfinite else []
+    return report.model_copy(update={"compared": compared, "remarks": (*report.remarks, *remarks)})
