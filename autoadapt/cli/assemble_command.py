@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.cli.options import Answer, writable
+from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, wrote
 from autoadapt.errors import AssemblyError, Mismatch
 from autoadapt.files.writing import write_file
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, working, write_page, wrote
 from autoadapt.cli.named_models import backbone, model, refuse_unnamed
 from autoadapt.cli.options import Answer, Like, Model, Refine, Weights, at_home, writable
+from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, write_page, wrote
 from autoadapt.cli.typed_sources import CONFIG, FILES
 from autoadapt.errors import Mismatch, SourceError
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from autoadapt.cli.exit_codes import BAD_CALL, STOPPED, complain
+from autoadapt.cli.outcomes import BAD_CALL, STOPPED, complain
 from autoadapt.cli.remedies import Options, speaking_for
 from autoadapt.cli.repeated_options import refuse_repeated
 from autoadapt.errors import Mismatch

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import typer
 
-from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running
 from autoadapt.cli.options import AsJson, Debug
+from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running
 from autoadapt.showing.tables import columns, human_count
 from autoadapt.versions import VERSION, install_line, package_version
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, keep, running, show, working, write_page, wrote
 from autoadapt.cli.named_models import backbone, contract, inputs_of, model, refuse_unnamed, saved_parts
 from autoadapt.cli.options import (
     Allow,
@@ -31,6 +30,7 @@ from autoadapt.cli.options import (
     writable,
     writable_folder,
 )
+from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, keep, running, show, working, write_page, wrote
 from autoadapt.cli.remedies import keeping
 from autoadapt.errors import Mismatch, SourceError, SwapError, nearest
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoadapt.cli.exit_codes import DOES_NOT_HOLD, HOLDS, running, show, wrote
 from autoadapt.cli.model_names import complete_source
 from autoadapt.cli.named_models import contract, is_name, model
 from autoadapt.cli.options import SOURCES, Answer, Fit, Inputs, Like, Resolution, Weights, reading
+from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, wrote
 from autoadapt.cli.typed_sources import checked_source, is_saved
 from autoadapt.showing.tables import shorten
 

@@ -11,18 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoadapt.cli.exit_codes import (
-    DOES_NOT_HOLD,
-    HOLDS,
-    complain,
-    fitted,
-    keep,
-    running,
-    show,
-    working,
-    write_page,
-    wrote,
-)
 from autoadapt.cli.model_names import known_names
 from autoadapt.cli.named_models import backbone, contract, inputs_of, model
 from autoadapt.cli.options import (
@@ -38,6 +26,18 @@ from autoadapt.cli.options import (
     Outputs,
     at_home,
     writable,
+)
+from autoadapt.cli.outcomes import (
+    DOES_NOT_HOLD,
+    HOLDS,
+    complain,
+    fitted,
+    keep,
+    running,
+    show,
+    working,
+    write_page,
+    wrote,
 )
 from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.showing.tables import hanging

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from autoadapt.cli.exit_codes import running, show, working, write_page, wrote
 from autoadapt.cli.named_models import model
 from autoadapt.cli.options import Answer, Model
+from autoadapt.cli.outcomes import running, show, working, write_page, wrote
 
 __all__ = ["transfer_command"]
 

@@ -21,8 +21,8 @@ from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.leaves import RunningCalls, leaf
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Slot, rebuild
+from autoadapt.swapping.activation_checkpoints import Reruns, running_checkpoint
 from autoadapt.swapping.blanks import Blank, blank_of, not_a_number
-from autoadapt.swapping.checkpoints import Reruns, running_checkpoint
 from autoadapt.swapping.unread import PARTING, Known, Unread, unread, unread_shapeless
 
 __all__ = ["Handing", "Passes", "take_off"]

@@ -296,7 +296,7 @@ def test_remedies_are_those_of_a_shell(remedy: str, shown: str) -> None:
 
 def test_what_is_to_be_pasted_stays_in_one_line(folder: Path) -> None:
     names = ",".join(f"layer{i}.conv.weight" for i in range(9))
-    from autoadapt.cli.exit_codes import _pasted
+    from autoadapt.cli.outcomes import _pasted
 
     assert "\n" not in _pasted(f"--expect-missing {names} --expect-missing {names}")
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.cli.exit_codes import working
+from autoadapt.cli.outcomes import working
 from autoadapt.showing.progress import Event, telling
 
 OLD, X = nn.Conv2d(3, 8, 4, stride=4), torch.zeros(2, 3, 16, 16)

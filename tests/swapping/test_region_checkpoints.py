@@ -8,7 +8,7 @@ from small_models import Pyramid, image
 from torch.utils.checkpoint import checkpoint
 
 import autoadapt as aa
-from autoadapt.swapping import checkpoints
+from autoadapt.swapping import activation_checkpoints as checkpoints
 
 LOST = r"without its gradients.*checkpoint\(\.\.\., use_reentrant=False\) keeps them"
 

@@ -23,12 +23,12 @@ from autoadapt.errors import CaptureError, ExportError, MatchError, Mismatch
 from autoadapt.files.writing import check_place, folder_of, refuse_empty, sweep, temporary_name
 from autoadapt.saving.exporting.asked import check_asked
 from autoadapt.saving.exporting.comparing import compare
+from autoadapt.saving.exporting.dynamic_axes import shapes_of
 from autoadapt.saving.exporting.formats import FORMATS, Call, Format
 from autoadapt.saving.exporting.lone_cells import above_lone_cells
 from autoadapt.saving.exporting.ranges import Given, SizeRange, size_ranges
 from autoadapt.saving.exporting.reasons import narrowed, refusal
 from autoadapt.saving.exporting.results import Exported
-from autoadapt.saving.exporting.shapes import shapes_of
 from autoadapt.saving.whole_models import adapted_parts
 from autoadapt.saving.wrappers import adapted_inside, unwrapped
 from autoadapt.showing.progress import telling

@@ -13,9 +13,9 @@ from autoadapt.adapting.verification.unexported import untraced
 from autoadapt.contracts.trees import Container, Tree
 from autoadapt.errors import ExportError, Mismatch
 from autoadapt.errors.printable import visible
+from autoadapt.saving.exporting.dynamic_axes import UNITS, shapes_of
 from autoadapt.saving.exporting.formats import Call, Format, program_of
 from autoadapt.saving.exporting.ranges import SizeRange
-from autoadapt.saving.exporting.shapes import UNITS, shapes_of
 from autoadapt.saving.whole_models import adapted_parts
 
 __all__ = ["narrowed", "refusal", "unread"]

@@ -1,4 +1,4 @@
-"""Checkpoints: parts of a model that `torch.utils.checkpoint` runs again, outside the call that they belong to."""
+"""Activation checkpoints: parts of a model that `torch.utils.checkpoint` runs again outside the call they belong to."""
 
 from __future__ import annotations
 

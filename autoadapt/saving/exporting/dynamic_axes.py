@@ -1,4 +1,4 @@
-"""Shapes: ranges of sizes in the words of `torch.export`."""
+"""Dynamic axes: ranges of sizes in the words of `torch.export`."""
 
 from __future__ import annotations
 
