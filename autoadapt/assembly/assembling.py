@@ -34,15 +34,13 @@ from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import rebuild
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch
 from autoadapt.errors.given import check_type
+from autoadapt.files.reading import one_line
 
 __all__ = ["assemble", "assemble_document", "describe"]
 
 
 def assemble(
-    config: Mapping[str, Any] | Config | str | Path,
-    *,
-    allow: Sequence[str | Path] = (),
-    registry: Registry = PARTS,
+    config: Mapping[str, Any] | Config | str | Path, *, allow: Sequence[str | Path] = (), registry: Registry = PARTS
 ) -> AssembledModel:
     """Make a model from a config: a backbone, and what follows it, with the numbers between them found.
 
@@ -95,9 +93,8 @@ def describe(model: AssembledModel) -> dict[str, Any]:
     changed = [path for path, one in model.named_modules() if vars(one).keys() & {"swapped", "folded"}]
     if changed:
         remedy = 'aa.save(model, "folder")  # and aa.restore("folder", model=aa.assemble(config), new=new)'
-        faults = [
-            Mismatch(path, "as the config builds it", "another module or other layers", remedy) for path in changed
-        ]
+        expected, found = "as the config builds it", "another module or other layers"
+        faults = [Mismatch(path, expected, found, remedy) for path in changed]
         raise AssemblyError("no config describes what was swapped, refitted or folded after the model was made", faults)
     return model.config.flat()
 
@@ -113,16 +110,16 @@ def _look_up(session: Session, scopes: Scopes) -> tuple[dict[str, Part], Wiring]
     named = [*(("backbone", part) for part in config.backbone), *config.parts()]
     for name, part in [*((name, part) for name, part in single if part is not None), *named]:
         looked_up = _found(scopes, name, part, session.where(name, "type"))
-        if isinstance(looked_up, Part):
-            given = part.arguments | ({"backbone": {}} if name == "whole" else {})
-            faults = check_arguments(looked_up, given, keys_of(name), session.document)
-        else:
-            faults = [looked_up]
-        if isinstance(looked_up, Part) and not faults:
-            found[name] = looked_up
-            if looked_up.name != part.type and part.type in scopes.registry.names(_group(name)):
-                session.remarks.append(f"`{part.type}` is {looked_up.name} of mmengine's registry, not ours")
-        session.faults += faults
+        if isinstance(looked_up, Mismatch):
+            session.faults.append(looked_up)
+            continue
+        given = part.arguments | ({"backbone": {}} if name == "whole" else {})
+        if faults := check_arguments(looked_up, given, keys_of(name), session.document):
+            session.faults += faults
+            continue
+        found[name] = looked_up
+        if looked_up.name != part.type and part.type in scopes.registry.names(_group(name)):
+            session.remarks.append(f"`{part.type}` is {looked_up.name} of mmengine's registry, not ours")
     return found, wire(config, session.document, session.faults)
 
 
@@ -227,9 +224,7 @@ class _Assembling:
             return True
         found = adapt_to_whole(self._session, self._session.producers["backbone"])
         if found is not None:
-            self._plans["backbone"] = found
-        if found is not None and not self._session.config.adapt.enabled:
-            self._refuse_adapter("backbone", found)
+            self._keep_plan("backbone", found)
         return found is not None
 
     def _build_part(self, name: str, references: Sequence[Reference]) -> None:
@@ -274,9 +269,8 @@ class _Assembling:
             module(*self._tried(given), *meta_inputs([TensorSpec.parse(text)], self._session.sizes))
         except Exception as error:
             specs = ", ".join(str(taken.spec) for argument in given for taken in argument.taken)
-            said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             where, expected = self._session.where(name, "target"), f"a target that fits {specs}"
-            self._session.fault(where, expected, f"{target} {text}", "mend `targets` or `from`", said)
+            self._session.fault(where, expected, f"{target} {text}", "mend `targets` or `from`", one_line(error))
 
     def _tried(self, given: Sequence[Argument]) -> tuple[Any, ...]:
         """The arguments of a part on the meta device."""
@@ -301,13 +295,12 @@ class _Assembling:
                 self._session.note(error, keys_of(producer.name), expected)
                 continue
             if producer.plan is not None:
-                self._plans[producer.name] = producer.plan
-                if not self._session.config.adapt.enabled:
-                    self._refuse_adapter(producer.name, producer.plan)
+                self._keep_plan(producer.name, producer.plan)
 
-    def _refuse_adapter(self, name: str, made: Plan) -> None:
+    def _keep_plan(self, name: str, made: Plan) -> None:
         """With `adapt: false` only what leaves the values alone may stand between: a layout, an inner output."""
-        for route in made.routes:
+        self._plans[name] = made
+        for route in made.routes if not self._session.config.adapt.enabled else ():
             if any(step.op not in ("rearrange", "drop", "cast") for step in route.steps):
                 expected = f"{name} to give {route.target} as {route.specs[-1]}"
                 found = f"{route.source} {route.specs[0]}"

@@ -1,4 +1,4 @@
-"""Sessions: one config being assembled, and all that was found wrong with it so far."""
+"""Assembly sessions: one config being assembled, and all that was found wrong with it so far."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from autoadapt.assembly.registry import Takes
 from autoadapt.assembly.results import Given
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch
+from autoadapt.files.reading import one_line
 
 __all__ = ["Argument", "Session", "Taken", "said_by"]
 
@@ -109,7 +110,7 @@ class Session:
 
 def said_by(error: Exception) -> str:
     """What an error says in a line; the asserted line for an assertion, which mostly says nothing."""
-    text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    text = one_line(error)
     if not isinstance(error, AssertionError):
         return text
     last = traceback.extract_tb(error.__traceback__)[-1]

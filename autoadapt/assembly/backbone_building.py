@@ -1,4 +1,4 @@
-"""Building a backbone: made from the config, run for its signature, adapted to a contract where the config has one."""
+"""Backbone building: made from the config, run for its signature, adapted to a contract where the config has one."""
 
 from __future__ import annotations
 
@@ -83,11 +83,7 @@ def build_backbone(session: Session, part: Part, scopes: Scopes) -> Backbone | N
 
 
 def producer_of(
-    module: nn.Module,
-    spec: TensorSpec,
-    signature: Signature | None = None,
-    *,
-    resolution: Resolution | None = "fixed",
+    module: nn.Module, spec: TensorSpec, signature: Signature | None = None, *, resolution: Resolution | None = "fixed"
 ) -> Producer:
     """What a backbone gives to others.
 

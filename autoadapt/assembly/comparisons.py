@@ -97,11 +97,10 @@ def _at_equal_channels(expected: Given, found: Given) -> str:
 def _row(row: Measured) -> tuple[str, ...]:
     if row.fault:
         return (row.backbone, *("-",) * 6)
-    adapters = human_count(row.adapter_parameters) if row.report and row.report.plans else "none"
     return (
         row.backbone,
         human_count(row.parameters),
-        adapters,
+        human_count(row.adapter_parameters) if row.report and row.report.plans else "none",
         human_count(row.multiply_adds),
         f"{row.seconds * 1000:.1f}",
         f"{row.weight_bytes / 2**20:.1f}",
@@ -110,10 +109,7 @@ def _row(row: Measured) -> tuple[str, ...]:
 
 
 def compare(
-    config: Mapping[str, Any] | Config | str | Path,
-    *,
-    allow: Sequence[str | Path] = (),
-    registry: Registry = PARTS,
+    config: Mapping[str, Any] | Config | str | Path, *, allow: Sequence[str | Path] = (), registry: Registry = PARTS
 ) -> Comparison:
     """Assemble a config with each of the backbones it lists, and measure each.
 

@@ -160,27 +160,23 @@ class Config(Shown, MadeByHand):
 
     def flat(self) -> dict[str, Any]:
         """The config as plain data, as it is written in a file."""
-        found: dict[str, Any] = {"input": self.input}
-        if self.targets:
-            found["targets"] = dict(self.targets)
-        found |= {"default_scope": self.default_scope} if self.default_scope else {}
-        found |= {"preprocessor": self.preprocessor.flat()} if self.preprocessor else {}
         backbones = [part.flat() for part in self.backbone]
+        found: dict[str, Any] = {
+            "input": self.input,
+            "targets": dict(self.targets),
+            "default_scope": self.default_scope,
+        }
+        found["preprocessor"] = self.preprocessor.flat() if self.preprocessor else None
         found["backbone"] = backbones[0] if len(backbones) == 1 else backbones
-        found |= {"whole": self.whole.flat()} if self.whole else {}
+        found["whole"] = self.whole.flat() if self.whole else None
         for group in GROUPS[1:]:
             parts: Mapping[str, PartConfig] = getattr(self, group)
-            if parts:
-                found[group] = parts[""].flat() if "" in parts else {name: part.flat() for name, part in parts.items()}
-        if self.topk:
-            found["topk"] = list(self.topk[""]) if "" in self.topk else {n: list(k) for n, k in self.topk.items()}
-        if self.weights:
-            found["weights"] = [entry.flat() for entry in self.weights]
-        if self.adapt != AdaptConfig():
-            found["adapt"] = self.adapt.flat()
-        if self.init_cfg:
-            found["init_cfg"] = [dict(entry) for entry in self.init_cfg]
-        return found
+            found[group] = parts[""].flat() if "" in parts else {name: part.flat() for name, part in parts.items()}
+        found["topk"] = list(self.topk[""]) if "" in self.topk else {n: list(k) for n, k in self.topk.items()}
+        found["weights"] = [entry.flat() for entry in self.weights]
+        found["adapt"] = self.adapt.flat() if self.adapt != AdaptConfig() else None
+        found["init_cfg"] = [dict(entry) for entry in self.init_cfg]
+        return {key: value for key, value in found.items() if key == "backbone" or value or value is False}
 
 
 def reference(group: str, name: str) -> str:

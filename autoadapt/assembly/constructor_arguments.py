@@ -1,4 +1,4 @@
-"""Arguments: what a config gives to a constructor, checked against its signature before anything is made."""
+"""Constructor arguments: what a config gives, checked against the signature of a constructor before it is called."""
 
 from __future__ import annotations
 
@@ -79,8 +79,7 @@ def _check_type(where: str, annotation: Any, value: Any) -> list[Mismatch]:
     try:
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        every = map(asked_for, error.errors())
-        said = " or ".join(dict.fromkeys(every))  # one for each kind that it may be
+        said = " or ".join(dict.fromkeys(map(asked_for, error.errors())))  # one for each kind that it may be
         expected = _type_name(annotation) if isinstance(annotation, type) else said
         return [Mismatch(where, expected, repr(value), _converted(annotation, value))]
     return []

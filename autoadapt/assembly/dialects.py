@@ -97,17 +97,11 @@ class _Named:
     def __init__(self, name: str, entry: DialectName) -> None:
         self._name, self._entry = name, entry
         self.__name__ = self.__qualname__ = name
-        chosen = [entry.chosen_by] if entry.chosen_by else []
-        required = [key for key in chosen if not entry.default_choice]
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        named = dict.fromkeys([*chosen, *entry.arguments, *_SHARED])
-        self.__signature__ = inspect.Signature(
-            [
-                inspect.Parameter(key, keyword, default=inspect.Parameter.empty if key in required else None)
-                for key in named
-            ],
-            return_annotation=PublishedBackbone,
-        )
+        named = dict.fromkeys(filter(None, [entry.chosen_by, *entry.arguments, *_SHARED]))
+        if entry.chosen_by and not entry.default_choice:
+            named[entry.chosen_by] = inspect.Parameter.empty
+        parameters = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=it) for key, it in named.items()]
+        self.__signature__ = inspect.Signature(parameters, return_annotation=PublishedBackbone)
 
     def __call__(self, **arguments: Any) -> PublishedBackbone:
         return made(self._recipe(arguments))
@@ -127,7 +121,7 @@ class _Named:
         if faults:
             raise AssemblyError(f"{self._name} cannot be made", faults)
         levels = tuple(options.pop("levels", entry.levels))
-        default = tuple(options.pop("out_indices", entry.out_indices))
+        default, given = tuple(options.pop("out_indices", entry.out_indices)), arguments.get("out_indices")
         shared = {key: arguments.get(key, value) for key, value in _SHARED.items() if key != "out_indices"}
         stages = tuple(map(tuple, options.pop("stages", entry.stages)))
         return Recipe(
@@ -136,7 +130,7 @@ class _Named:
             model=options.pop("model", entry.model),
             options=options,
             reads=entry.reads,
-            out_indices=_indices(arguments.get("out_indices"), default),
+            out_indices=default if given is None else (given,) if isinstance(given, int) else tuple(given),
             num_stages=arguments.get("num_stages") or len(levels),
             levels=levels,
             stages=stages,
@@ -182,16 +176,9 @@ class _Named:
         self, key: str, value: Any, meaning: Mapping[str, Mapping[str, Any]], faults: list[Mismatch]
     ) -> dict[str, Any]:
         written = value if isinstance(value, str) else json.dumps(value)
-        if written in meaning:
-            return dict(meaning[written])
-        faults.append(Mismatch(key, " or ".join(meaning), written, f"{key}: {next(iter(meaning))}"))
-        return {}
-
-
-def _indices(given: Any, default: tuple[int, ...]) -> tuple[int, ...]:
-    if given is None:
-        return default
-    return (given,) if isinstance(given, int) else tuple(given)
+        if written not in meaning:
+            faults.append(Mismatch(key, " or ".join(meaning), written, f"{key}: {next(iter(meaning))}"))
+        return dict(meaning.get(written, {}))
 
 
 def _nearest(value: Any, choices: Mapping[str, Any]) -> str:

@@ -224,11 +224,8 @@ class _Reader:
             return node.value
         self._refuse_tag(node, keys, *plain)
         if len(node.value) > _LONGEST_NUMBER and node.tag in {f"tag:yaml.org,2002:{name}" for name in ("int", "float")}:
-            said = f"{len(node.value):,} characters"
-            fault = Mismatch(
-                self._where(keys, node), f"a number of at most {_LONGEST_NUMBER} characters", said, "a shorter one"
-            )
-            self.faults.append(fault)
+            said, expected = f"{len(node.value):,} characters", f"a number of at most {_LONGEST_NUMBER} characters"
+            self.faults.append(Mismatch(self._where(keys, node), expected, said, "a shorter one"))
             return 0
         return self._loader.construct_object(node) if node.tag in plain else node.value
 

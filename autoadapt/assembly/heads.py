@@ -143,11 +143,7 @@ class VisionTransformerClsHead(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        hidden_dim: int | None = None,
-        act_cfg: dict[str, Any] | None = _TANH,
+        self, in_channels: int, num_classes: int, hidden_dim: int | None = None, act_cfg: dict[str, Any] | None = _TANH
     ) -> None:
         super().__init__()
         width = hidden_dim or in_channels

@@ -59,18 +59,14 @@ def levels_of(signature: Signature) -> list[Level]:
 
     Of several at one stride the last counts, so those that the module lists itself come last.
     """
-    outputs = _named_once([_level(path, spec) for path, spec in signature.outputs.items()])
+    outputs = [_level(path, spec) for path, spec in signature.outputs.items()]
+    last = {level.octave: level for level in outputs}  # of several at one stride only the last is called by it
+    outputs = [level if last[level.octave] is level else replace(level, octave="") for level in outputs]
     if any(level.stride for level in outputs) or not signature.inner:
         return outputs
     found = sorted(block_boundaries(signature.inner, signature.sizes()), key=lambda tap: tap.listed)
     taps = [_level(tap.name, tap.spec, is_tap=True) for tap in found]
     return [*outputs, *distinct(tap for tap in taps if tap.stride)]
-
-
-def _named_once(levels: Sequence[Level]) -> list[Level]:
-    """Of several levels at one stride only the last is called by it; the others have their path."""
-    last = {level.octave: level for level in levels}
-    return [level if last[level.octave] is level else replace(level, octave="") for level in levels]
 
 
 def _level(path: str, spec: TensorSpec, *, is_tap: bool = False) -> Level:

@@ -7,7 +7,7 @@ There the loss stands in the head (`loss`, `loss_decode`), so does `topk`; the m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from autoadapt.assembly.configs import GROUPS
 from autoadapt.assembly.decode_losses import DECODED
 from autoadapt.assembly.documents import Document
 from autoadapt.assembly.mmengine import is_imported
-from autoadapt.assembly.nested_types import is_checkpoint, unregistered
+from autoadapt.assembly.nested_types import is_checkpoint, mappings_in, unregistered
 from autoadapt.assembly.python_documents import Keys
 from autoadapt.assembly.registry import Part
 from autoadapt.assembly.scopes import Scopes
@@ -26,11 +26,7 @@ __all__ = ["literal_form"]
 
 _MODELS = ("model", "model_cfg")
 _WHOLES = ("ImageClassifier",)
-_BESIDE = {
-    "train_cfg": "the training loop does it",
-    "test_cfg": "the evaluation does it",
-    "pretrained": "",
-}
+_BESIDE = {"train_cfg": "the training loop does it", "test_cfg": "the evaluation does it", "pretrained": ""}
 """What stands beside the parts there, and what becomes of it."""
 _OF_TARGETS = (
     *("num_classes", "to_onehot", "batch_augments", "pad_mask", "mask_pad_value", "boxtype2tensor"),
@@ -156,9 +152,11 @@ class _Form:
                 kept = self._without_checkpoints((name, "init_cfg"), part["init_cfg"], to)
                 changed = {**part, "init_cfg": kept}
                 whole, self.data["backbone"] = (changed, self.data["backbone"]) if not to else (whole, changed)
-        for keys, checkpoint in _checkpoints(whole, ("whole",)):
-            remedy = "leave it out there; weights: [{from: ...}] loads a file"
-            self._fault(keys, "no checkpoint but in the backbone or the model", checkpoint, remedy)
+        for keys, each in mappings_in(whole, ("whole",)):
+            if is_checkpoint(each.get("type")):
+                remedy = "leave it out there; weights: [{from: ...}] loads a file"
+                found = str(each.get("checkpoint"))
+                self._fault(keys, "no checkpoint but in the backbone or the model", found, remedy)
         self.data["whole"] = whole
 
     def size_input(self) -> None:
@@ -236,13 +234,12 @@ class _Form:
         """A head whose `loss_decode`, one loss or several, compares pixels as mmseg does."""
         losses = head.get("loss_decode")
         losses = [losses] if isinstance(losses, Mapping) else losses
-        plain = isinstance(losses, (list, tuple)) and all(
-            isinstance(each, Mapping) and each.get("type") in DECODED for each in losses
-        )
-        if "loss_decode" not in known and losses and plain:
+        several = losses if isinstance(losses, (list, tuple)) else []
+        plain = [each for each in several if isinstance(each, Mapping) and each.get("type") in DECODED]
+        if "loss_decode" not in known and plain and len(plain) == len(several):
             ignore = head.pop("ignore_index", 255) if "ignore_index" not in known else 255
             corners = bool(head.get("align_corners", False))
-            decoded = {"type": "DecodeLoss", "losses": list(losses), "ignore_index": ignore, "align_corners": corners}
+            decoded = {"type": "DecodeLoss", "losses": plain, "ignore_index": ignore, "align_corners": corners}
             head["loss_decode"] = decoded
         return head
 
@@ -273,18 +270,15 @@ class _Form:
                 kept.append(each)
             elif isinstance(each, Mapping):
                 self._pretrained(keys, str(each.get("checkpoint") or ""), str(each.get("prefix") or ""), part)
-        if len(kept) == len(entries):
-            return given
-        return kept or None
+        return given if len(kept) == len(entries) else kept or None
 
     def _pretrained(self, keys: Keys, checkpoint: str, prefix: str, part: str) -> None:
         if not checkpoint:
             expected, remedy = "the path of a file under `checkpoint`", "name the file, or leave the entry out"
             self._fault((*keys, "checkpoint"), expected, "none", remedy)
         elif "://" in checkpoint:
-            self._fault(
-                keys, "a checkpoint in a file", checkpoint, "fetch it first, and name the file, or leave it out"
-            )
+            remedy = "fetch it first, and name the file, or leave it out"
+            self._fault(keys, "a checkpoint in a file", checkpoint, remedy)
         elif checkpoint not in self._allow:
             remedy = f'assemble(config, allow=["{checkpoint}"]), or leave it out'
             self._fault(keys, "a checkpoint that the caller allows", checkpoint, remedy)
@@ -297,11 +291,8 @@ class _Form:
     def _parts(self, group: str) -> list[tuple[str, Mapping[str, Any]]]:
         """The parts of a group that are written as mappings, by name; of the only one it is empty."""
         value = self.data.get(group)
-        if not isinstance(value, Mapping):
-            return []
-        if "type" in value:
-            return [("", value)]
-        return [(str(name), part) for name, part in value.items() if isinstance(part, Mapping) and "type" in part]
+        named = {} if not isinstance(value, Mapping) else {"": value} if "type" in value else value
+        return [(str(name), part) for name, part in named.items() if isinstance(part, Mapping) and "type" in part]
 
     def _put(self, group: str, name: str, part: Any) -> None:
         self.data[group] = {**self.data[group], name: part} if name else part
@@ -328,15 +319,3 @@ class _Form:
     def _fault(self, keys: Keys, expected: str, found: str, remedy: str) -> None:
         where = Document(None, self.lines).where(keys)
         self._faults.append(Mismatch(where, expected, found, remedy))
-
-
-def _checkpoints(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
-    """Every checkpoint that a config names within."""
-    if isinstance(value, Mapping):
-        if is_checkpoint(value.get("type")):
-            yield keys, str(value.get("checkpoint"))
-        for key, child in value.items():
-            yield from _checkpoints(child, (*keys, key))
-    elif isinstance(value, (list, tuple)):
-        for i, child in enumerate(value):
-            yield from _checkpoints(child, (*keys, i))

@@ -68,9 +68,8 @@ def _called(session: Session, name: str, part: Part, arguments: Mapping[str, Any
         session.note(error, (*keys_of(name), first if first in arguments else "type"))
         return None
     except Exception as error:
-        said = said_by(error)
         shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        session.fault(session.where(name), f"{part.name}({shown}) to be made", said, "mend its arguments")
+        session.fault(session.where(name), f"{part.name}({shown}) to be made", said_by(error), "mend its arguments")
         return None
     if not isinstance(module, nn.Module):
         where = session.where(name, "type")

@@ -152,11 +152,11 @@ class AssembledModel(nn.Module):
         for name, counts in self._config.topk.items():
             head = f"head.{name}" if name else "head"
             step = next(s for s in self._losses if s.feeds[0].picks[0].producer == head)
-            target = given[step.target]
-            scores = step.feeds[0].take(values)
+            target, scores = given[step.target], step.feeds[0].take(values)
+            classes = target["target"] if isinstance(target, Mapping) else target  # of a loss with several arguments
             for count in counts:
                 key = f"accuracy_top{count}"
-                found[f"{name}.{key}" if name else key] = accuracy(scores, _target(target), count)
+                found[f"{name}.{key}" if name else key] = accuracy(scores, classes, count)
         return found
 
     def _values(self, x: torch.Tensor) -> dict[str, Any]:
@@ -169,11 +169,9 @@ class AssembledModel(nn.Module):
         return values
 
     def _loss(self, step: Step, values: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-        predictions = [feed.take(values) for feed in step.feeds]
+        loss, predictions = self.get_submodule(step.name), [feed.take(values) for feed in step.feeds]
         target = given[step.target]
-        if isinstance(target, Mapping):
-            return self.get_submodule(step.name)(*predictions, **target)
-        return self.get_submodule(step.name)(*predictions, target)
+        return loss(*predictions, **target) if isinstance(target, Mapping) else loss(*predictions, target)
 
     def _given(self, targets: Any) -> Mapping[str, Any]:
         """Targets by name, all that the losses need."""
@@ -204,12 +202,6 @@ def accuracy(scores_BK: torch.Tensor, target: torch.Tensor, k: int) -> torch.Ten
     return (highest_Bk == classes_B[:, None]).any(1).to(scores_BK.dtype).mean()
 
 
-def _target(given: Any) -> torch.Tensor:
-    """The target itself, where a loss is given several arguments."""
-    found: torch.Tensor = given["target"] if isinstance(given, Mapping) else given
-    return found
-
-
 def _returned(values: Mapping[str, Any]) -> Any:
     """What the heads gave; without heads what came last."""
     heads = {name.partition(".")[2]: value for name, value in values.items() if name.partition(".")[0] == "head"}
@@ -233,10 +225,9 @@ def _total(loss: Any) -> torch.Tensor:
 
 
 def _missing(name: str, targets: Any, needed: list[str]) -> Mismatch:
-    found = "no targets" if targets is None else f"a {type(targets).__name__}"
     given = list(targets) if isinstance(targets, Mapping) else []
-    if given:
-        found = f"only {', '.join(map(str, given))}"
+    found = "no targets" if targets is None else f"a {type(targets).__name__}"
+    found = f"only {', '.join(map(str, given))}" if given else found
     near = nearest(name, map(str, given), count=1)
     example = ", ".join(f'"{other}": ...' for other in needed)
     remedy = f"rename `{near[0]}` to `{name}`" if near else f"model(x, {{{example}}}), or model.eval() to predict"

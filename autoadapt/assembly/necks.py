@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -90,7 +89,7 @@ class FPN(nn.Module):
         self.used, names = _used(len(in_channels), strides, num_outs, start_level, end_level)
         widths = list(in_channels)[self.used]
         self.names, self.added = names[: len(widths)], names[len(widths) :]
-        layer = functools.partial(_one_norm, norm_cfg) if norm_cfg else None
+        layer = (lambda channels: norm(norm_cfg, channels, 2)[0]) if norm_cfg else None
         self.pyramid = FeaturePyramidNetwork(widths, out_channels, norm_layer=layer)
         if layer and no_norm_on_lateral:
             plain = (Conv2dNormActivation(c, out_channels, 1, norm_layer=None, activation_layer=None) for c in widths)
@@ -142,10 +141,6 @@ def _used(
         raise ValueError(f"strides are of an octave each, got {list(strides)}")
     beyond = range(octaves[-1] + 1, octaves[-1] + 1 + outs - count)
     return slice(start, stop), tuple(f"p{octave}" for octave in (*octaves, *beyond))
-
-
-def _one_norm(config: Mapping[str, Any], channels: int) -> nn.Module:
-    return norm(config, channels, 2)[0]
 
 
 @register("neck")

@@ -14,7 +14,7 @@ from autoadapt.assembly.mmengine import is_imported, known_scopes, registered_na
 from autoadapt.assembly.python_documents import Keys
 from autoadapt.errors import Mismatch, nearest
 
-__all__ = ["is_checkpoint", "refused_types", "unregistered"]
+__all__ = ["is_checkpoint", "mappings_in", "refused_types", "unregistered"]
 
 _READ = ("pretrained", "checkpoint", "checkpoint_path")
 """Arguments of parts there that name a file or an address to load."""
@@ -45,7 +45,7 @@ def refused_types(
     """
     if not is_imported():
         return []
-    nested = list(_mappings(arguments, keys))
+    nested = list(mappings_in(arguments, keys))
     faults: list[Mismatch] = []
     for at, value in nested if is_theirs else [each for each in nested if each[0] != keys]:
         faults += _fault_of(at, value, document, allow, is_theirs or _starts(at))
@@ -54,7 +54,7 @@ def refused_types(
 
 def unregistered(value: Any) -> list[str]:
     """The types in a config that no registry has."""
-    nested = [(keys, str(each["type"])) for keys, each in _mappings(value, ()) if "type" in each]
+    nested = [(keys, str(each["type"])) for keys, each in mappings_in(value, ()) if "type" in each]
     types = [(name.removeprefix("mm:"), _starts(keys)) for keys, name in nested]
     return [name for name, is_start in types if name not in registered_names(is_start=is_start)]
 
@@ -90,13 +90,9 @@ def _files(
 ) -> list[Mismatch]:
     """Files and addresses that parts there would load by themselves."""
     named = [(at, key, value[key]) for at, value in nested if not _starts(at) for key in _READ if key in value]
+    expected = "a checkpoint that the caller allows"
     return [
-        Mismatch(
-            document.where((*at, key)),
-            "a checkpoint that the caller allows",
-            said,
-            f'assemble(config, allow=["{said}"])',
-        )
+        Mismatch(document.where((*at, key)), expected, said, f'assemble(config, allow=["{said}"])')
         for at, key, said in named
         if isinstance(said, str) and said and said not in allow
     ]
@@ -107,14 +103,15 @@ def _starts(keys: Keys) -> bool:
     return any(str(key).endswith("init_cfg") for key in keys)
 
 
-def _mappings(value: Any, keys: Keys) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+def mappings_in(value: Any, keys: Keys) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+    """Every mapping within plain data, the outer ones first, with its place."""
     if isinstance(value, Mapping):
         yield keys, value
         for key, child in value.items():
-            yield from _mappings(child, (*keys, key))
+            yield from mappings_in(child, (*keys, key))
     elif isinstance(value, (list, tuple)):
         for i, child in enumerate(value):
-            yield from _mappings(child, (*keys, i))
+            yield from mappings_in(child, (*keys, i))
 
 
 def _allowed(name: str, allow: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Giving: which tensors each part is given, and what the numbers of its constructor are."""
+"""Part inputs: which tensors each part is given, and what the numbers of its constructor are."""
 
 from __future__ import annotations
 
@@ -195,11 +195,10 @@ def hold_expected(session: Session, name: str, config: PartConfig, given: Sequen
         expected = TensorSpec.parse(text)
         pinned, found = each.given(expected, session.sizes), each.given(each.spec, session.sizes)
         fault = changed(f"`{name}` ({each.source})", pinned, found)
-        if fault is None:
-            pass
-        elif session.config.adapt.enabled and (each.producer.name == "backbone" or pinned.stride == found.stride):
+        can_adapt = each.producer.name == "backbone" or pinned.stride == found.stride
+        if fault is not None and session.config.adapt.enabled and can_adapt:
             why = f"; {fault.why}" if fault.why else ""
             session.remarks.append(f"{fault.where} expects {fault.expected}, there is {fault.found}: adapted{why}")
-        else:
+        elif fault is not None:
             session.fault(where, fault.expected, fault.found, fault.remedy, fault.why)
         each.spec = expected

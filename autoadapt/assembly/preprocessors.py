@@ -101,8 +101,7 @@ class RegisteredPreprocessor(nn.Module):
 
 
 _NAMES = ("ImagePreprocessor", "ImgDataPreprocessor", "ClsDataPreprocessor", "DetDataPreprocessor")
-_MMSEG = "SegDataPreProcessor"
 
-for _name in (*_NAMES, _MMSEG):
+for _name in (*_NAMES, "SegDataPreProcessor"):
     _register: Callable[[type[ImagePreprocessor]], type[ImagePreprocessor]] = register("preprocessor", _name)
     _register(ImagePreprocessor)

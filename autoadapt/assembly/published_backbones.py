@@ -193,7 +193,8 @@ def made(recipe: Recipe) -> PublishedBackbone:
     options.pop("stride_in", None)
     pads_windows = options.pop("pad_windows", False)
     requires_grad = _set_norm(recipe, options)
-    levels, frozen = _levels(recipe), _frozen(recipe)
+    reads_tokens, frozen = recipe.reads == "tokens", _frozen(recipe)
+    levels = () if reads_tokens else _chosen(recipe, recipe.levels[: recipe.num_stages], "stage")
     if recipe.source == "timm":
         import timm
 
@@ -204,7 +205,7 @@ def made(recipe: Recipe) -> PublishedBackbone:
             from autoadapt.assembly.swin_blocks import pad_windows  # needs timm
 
             pad_windows(net)
-        if recipe.reads == "tokens":
+        if reads_tokens:
             blocks = _chosen(recipe, tuple(range(len(net.blocks))), "block")
             frozen += ("norm", "ln2") if recipe.frozen_stages == len(net.blocks) else ()
             body: nn.Module = _TimmTokens(net, blocks, kind, final_norm)
@@ -220,10 +221,6 @@ def made(recipe: Recipe) -> PublishedBackbone:
     if not requires_grad:
         _freeze_norms(backbone)
     return backbone
-
-
-def _levels(recipe: Recipe) -> tuple[int, ...]:
-    return () if recipe.reads == "tokens" else _chosen(recipe, recipe.levels[: recipe.num_stages], "stage")
 
 
 def _chosen(recipe: Recipe, levels: tuple[int, ...], unit: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Reports: what an assembled model is made of, part by part, and what was put between."""
+"""Results: what an assembled model is made of, part by part, and what was put between."""
 
 from __future__ import annotations
 

@@ -45,11 +45,7 @@ def _uniform(weight: torch.Tensor, a: float = 0, b: float = 1) -> None:
 
 
 def _kaiming(
-    weight: torch.Tensor,
-    a: float = 0,
-    mode: Any = "fan_out",
-    nonlinearity: Any = "relu",
-    distribution: str = "normal",
+    weight: torch.Tensor, a: float = 0, mode: Any = "fan_out", nonlinearity: Any = "relu", distribution: str = "normal"
 ) -> None:
     fill = nn.init.kaiming_uniform_ if distribution == "uniform" else nn.init.kaiming_normal_
     fill(weight, a=a, mode=mode, nonlinearity=nonlinearity)
