@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from autoadapt.errors import Mismatch
 from autoadapt.reports.plan_section import plan_section
 from autoadapt.reports.verification_section import check_parts
 from autoadapt.showing import Badge, Cell, Code, Column, Facts, Faults, Name, Part as Shown, Section, Table, section_of
@@ -17,11 +16,14 @@ __all__ = ["swap_section"]
 @section_of.register
 def swap_section(swap: Swap) -> Section:
     """The verdict, the call, a table of places, and a plan for each that has one."""
-    faults = tuple(Mismatch(f.where, f.expected, f.found, f.remedy, f.why) for f in swap.faults)
     parts: list[Shown] = [Facts((("refused", swap.refused),))] if swap.refused else []
-    parts += [Faults(faults)] if faults else []
+    parts += [Faults(tuple(fault.mismatch() for fault in swap.faults))] if swap.faults else []
     parts += [_table(swap.parts)] if swap.parts else []
-    parts += [Section("at", part.path, (_facts(part), *_plan(part))) for part in swap.parts if _says_more(part)]
+    parts += [
+        Section("at", part.path, (Facts(tuple(_rows(part))), *_plan(part)))
+        for part in swap.parts
+        if part.plan is not None or _rows(part)
+    ]
     parts += [_costs(swap)] if swap.costs else []
     parts += check_parts(swap.checks) if swap.checks else ()
     parts.append(Code(swap.call))
@@ -59,14 +61,6 @@ def _costs(swap: Swap) -> Section:
     )
     columns = tuple(Column(name, right=number > 0) for number, name in enumerate(named))
     return Section("Cost of one sample", "", (Table(columns, tuple(map(tuple, cost_rows(swap.costs)[2:]))),))
-
-
-def _says_more(part: Part) -> bool:
-    return part.plan is not None or bool(_rows(part))
-
-
-def _facts(part: Part) -> Facts:
-    return Facts(tuple(_rows(part)))
 
 
 def _rows(part: Part) -> list[tuple[str, Cell]]:

@@ -240,12 +240,11 @@ def _painted(
 
 def _coloured(image: torch.Tensor, axis: int, colour: Sequence[float], beside: Sequence[float]) -> torch.Tensor:
     values = torch.tensor([colour, beside], device=image.device, dtype=torch.float64)
-    if (
-        not image.is_floating_point()
-        and ((values < 0) | (values > 255) | (values.round() - values).abs().gt(1e-6)).any()
-    ):
-        return image  # bytes cannot be of this colour
-    main_C, beside_C = values.round().to(image.dtype) if not image.is_floating_point() else values.to(image.dtype)
+    if not image.is_floating_point():
+        if ((values < 0) | (values > 255) | (values.round() - values).abs().gt(1e-6)).any():
+            return image  # bytes cannot be of this colour
+        values = values.round()
+    main_C, beside_C = values.to(image.dtype)
     painted = torch.empty_like(image)
     seen = painted.movedim(axis, -3)
     seen[:] = beside_C[:, None, None]

@@ -1,4 +1,4 @@
-"""Standing: how a module stands in a model: its device and dtype, mode, gradients and memory format."""
+"""Device and mode: how a module stands in a model: its device and dtype, mode, gradients and memory format."""
 
 from __future__ import annotations
 

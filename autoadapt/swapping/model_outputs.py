@@ -1,4 +1,4 @@
-"""Outcomes: whether a whole model returns what it returned before one of its parts was swapped."""
+"""Model outputs: whether a whole model returns what it returned before one of its parts was swapped."""
 
 from __future__ import annotations
 

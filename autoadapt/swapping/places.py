@@ -83,16 +83,14 @@ def _matches(path: str, pattern: str) -> bool:
 
 def _misspelt(pattern: str, named: Mapping[str, nn.Module], registered: str) -> SwapError:
     if registered:
-        fault = Mismatch(
-            pattern, "a registered module", "one in a plain attribute, which PyTorch does not see", registered
-        )
+        found = "one in a plain attribute, which PyTorch does not see"
+        fault = Mismatch(pattern, "a registered module", found, registered)
         return SwapError(f"`{pattern}` is no submodule", [fault])
     near = nearest(pattern, named)
     found = "no module of that name" + (f"; nearest: {', '.join(near)}" if near else "")
     remedy = f'swap(model, "{near[0]}", ...)' if near else "print(model)"
-    return SwapError(
-        f"there is no module at `{pattern}`", [Mismatch(pattern, "a path in named_modules()", found, remedy)]
-    )
+    fault = Mismatch(pattern, "a path in named_modules()", found, remedy)
+    return SwapError(f"there is no module at `{pattern}`", [fault])
 
 
 def _refuse_nested(places: list[Place]) -> None:

@@ -78,9 +78,8 @@ _OVERRIDDEN = frozenset({"train", "eval", "state_dict", "load_state_dict", "to",
 def observed(cls: Any, reading: Reading, returned: Callable[[Reading, object], object]) -> Any:
     """A subclass whose modules note what is read off them, and each call, from outside their own forward pass."""
     own = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    made: Any = type(cls)(
-        cls.__name__, (cls,), own | _noted_calls(cls, reading, returned) | _noted_attributes(cls, reading)
-    )
+    noted = _noted_calls(cls, reading, returned) | _noted_attributes(cls, reading)
+    made: Any = type(cls)(cls.__name__, (cls,), own | noted)
     return made
 
 
@@ -116,7 +115,7 @@ def _noted_attributes(cls: Any, reading: Reading) -> dict[str, Callable[..., obj
     def getattribute(self: Any, name: str) -> Any:
         if reading.depth or name in _ORDINARY or name.startswith("__"):
             value = cls.__getattribute__(self, name)
-            return _unnoted(value, reading) if name in _OVERRIDDEN and not reading.depth else value
+            return _followed(value, "", reading) if name in _OVERRIDDEN and not reading.depth else value
         if reading.within:
             if name not in reading.methods[reading.within]:
                 reading.methods[reading.within].append(name)
@@ -138,30 +137,21 @@ def _noted_attributes(cls: Any, reading: Reading) -> dict[str, Callable[..., obj
     return {"__getattribute__": getattribute, "__getattr__": getattr_}
 
 
-def _unnoted(method: Callable[..., Any], reading: Reading) -> Callable[..., Any]:
-    """A method that every module has, such as `train`: what a class reads off itself in it is its own affair."""
-
-    @functools.wraps(method)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        reading.depth += 1
-        try:
-            return method(*args, **kwargs)
-        finally:
-            reading.depth -= 1
-
-    return run
-
-
 def _followed(method: Callable[..., Any], name: str, reading: Reading) -> Callable[..., Any]:
-    """The method, with what it reads off its module noted under its name."""
+    """The method, with what it reads off its module noted under a name.
+
+    Without one nothing is noted: what a class reads off itself in `train`, say, is its own affair.
+    """
 
     @functools.wraps(method)
     def run(*args: Any, **kwargs: Any) -> Any:
-        reading.within = name
+        before, reading.within = reading.within, name or reading.within
+        reading.depth += not name
         try:
             return method(*args, **kwargs)
         finally:
-            reading.within = ""
+            reading.depth -= not name
+            reading.within = before
 
     return run
 

@@ -1,4 +1,4 @@
-"""Contracts: the part of an old module's signature that a new one must keep."""
+"""Reduced signatures: the part of an old module's signature that a new one must keep."""
 
 from __future__ import annotations
 

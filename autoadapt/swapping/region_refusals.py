@@ -94,11 +94,8 @@ def _larger(arguments: Arguments, *axes: int) -> list[Any]:
     made = []
     for tensor in tensors:
         for axis in axes:
-            if (
-                tensor.dim() > 0
-                and (axis == 0 or (axis == 1) == (tensor.dim() == 3))
-                and (axis >= 0 or tensor.dim() > 3)
-            ):
+            is_axis = axis == 0 or (axis == 1) == (tensor.dim() == 3)
+            if tensor.dim() > 0 and is_axis and (axis >= 0 or tensor.dim() > 3):
                 tensor = torch.cat([tensor, tensor], axis)
         made.append(tensor)
     return list(rebuild(tree, made).values())
@@ -113,7 +110,8 @@ def refuse_parts(model: nn.Module, paths: Sequence[str]) -> None:
     inside = {part for path in paths for part in model.get_submodule(path).modules()}
     regions: dict[Passes, dict[str, nn.Module]] = {}
     for path, module in model.named_modules():
-        if (passes := _passes_at(module)) is not None:
+        passes = module._passes if isinstance(module, StandIn) else passes_of(module)
+        if passes is not None:
             regions.setdefault(passes, {})[path] = module
     for members in regions.values():
         taken = [path for path, module in members.items() if module in inside]
@@ -122,10 +120,6 @@ def refuse_parts(model: nn.Module, paths: Sequence[str]) -> None:
             remedy = f"swap(model, {list(members)}, ...)"
             fault = Mismatch(taken[0], "a whole module, or the whole region", found, remedy)
             raise SwapError(f"`{taken[0]}` is a part of a region that has been swapped", [fault])
-
-
-def _passes_at(module: nn.Module) -> Passes | None:
-    return module._passes if isinstance(module, StandIn) else passes_of(module)
 
 
 def _has_numbers(tree: Tree) -> bool:

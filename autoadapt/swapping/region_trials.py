@@ -16,10 +16,11 @@ from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch, SwapError
+from autoadapt.files.reading import one_line
 from autoadapt.swapping.model_outputs import differences, moving_sizes
 from autoadapt.swapping.readings import Outcome
 from autoadapt.swapping.region_swaps import Parts, RegionSwap
-from autoadapt.swapping.trial_runs import mixes_samples, trained
+from autoadapt.swapping.trial_runs import give_noise, missing_calls, refuse_mixing, trained
 from autoadapt.swapping.watching import Example, outcome_of, run_copy
 
 __all__ = ["try_region"]
@@ -41,11 +42,12 @@ def try_region(model: nn.Module, example: Example, inputs: object, planned: Regi
         if count:
             detail = f"the model's outputs are as before, at {count} size{'s' if count > 1 else ''}"
             checks.append(Check(name=f"runs in {mode} mode", outcome="passed", detail=detail))
-    trial.refuse_mixing()
+    place, net = planned.region.first, parts.net.alone()
+    refuse_mixing([(place, net, planned.module, planned.arguments)])
     if trial.is_frozen():
-        detail = f"train() of {type(model).__name__} freezes all of `{planned.region.first}`, the whole new module"
+        detail = f"train() of {type(model).__name__} freezes all of `{place}`, the whole new module"
         return [*checks, Check(name="training step", outcome="not run", detail=detail)]
-    return [*checks, trained(planned.region.first, parts.net.alone(), parts.net.plan, planned.arguments)]
+    return [*checks, trained(place, net, parts.net.plan, planned.arguments)]
 
 
 SIZES = 3
@@ -73,18 +75,17 @@ class _Trial:
         try:
             after = self._run(example, lambda copied: self._put_in(copied, found), training)
         except Exception as error:
-            said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             wanted = f"a forward pass of {name} in {'train' if training else 'eval'} mode"
             functions = ", ".join(dict.fromkeys(self._planned.region.functions))
             why = f"functions run between the modules of the region: {functions}" if functions else ""
-            fault = Mismatch(place, wanted, said, "swap a smaller region, or a submodule", why)
+            fault = Mismatch(place, wanted, one_line(error), "swap a smaller region, or a submodule", why)
             raise SwapError(f"{name} raises with the new module", [fault]) from error
         faults = differences(before, after)
         if faults and found == expected:
             runs = [run for scale in (0.0, 1.0, 100.0) if (run := self._on_noise(example, training, scale))]
             faults = differences(before, after, moving=moving_sizes([before, *runs]))
         if found != expected:
-            faults = _missing_calls(expected, found)
+            faults = missing_calls(expected, found)
         if faults:
             raise SwapError(f"with the new module {name} does not return what it did", faults)
         return True
@@ -103,17 +104,9 @@ class _Trial:
 
     def _on_noise(self, example: Example, training: bool, scale: float) -> Outcome | None:
         """What the whole returns when the members give other values of the same shapes; None if it raises."""
-
-        def noisy(_module: nn.Module, _args: object, output: object) -> object:
-            tree, tensors = flatten(output)
-            return rebuild(tree, [torch.randn_like(t) * scale if t.is_floating_point() else t for t in tensors])
-
-        def put_in(copied: nn.Module) -> None:
-            for path in self._planned.region.members:
-                copied.get_submodule(path).register_forward_hook(noisy)
-
+        noisy = functools.partial(give_noise, paths=self._planned.region.members, scale=scale)
         try:
-            return self._run(example, put_in, training)
+            return self._run(example, noisy, training)
         except Exception:  # other values may well be refused; there are more runs
             return None
 
@@ -129,38 +122,9 @@ class _Trial:
             return any(p.requires_grad for p in before) and not any(p.requires_grad for p in after)
         return False
 
-    def refuse_mixing(self) -> None:
-        """Refuse a new module that lets the samples of a batch see each other where the region does not.
-
-        Raises:
-            SwapError: It does.
-        """
-        if mixes_samples(self._parts.net.alone(), self._planned.arguments) and not mixes_samples(
-            self._planned.module, self._planned.arguments
-        ):
-            place = self._planned.region.first
-            expected, found = "outputs that depend on their own sample", "outputs that depend on other samples too"
-            fault = Mismatch(place, expected, found, "take the batch from axis 0 of the input")
-            raise SwapError(f"the new module at `{place}` mixes the samples of a batch", [fault])
-
 
 def _note_call(calls: Counter[str], path: str, _module: nn.Module, _args: object) -> None:
     calls[path] += 1
-
-
-def _missing_calls(expected: Counter[str], found: Counter[str]) -> list[Mismatch]:
-    """Members that are not called as often as before: the model has them from somewhere else."""
-    remedy = "the model holds another reference to the old module: replace that as well"
-    return [
-        Mismatch(
-            path,
-            f"a module that is called {'once' if count == 1 else f'{count} times'}",
-            f"{found[path]} calls",
-            remedy,
-        )
-        for path, count in expected.items()
-        if found[path] != count
-    ]
 
 
 def _others(model: nn.Module, example: Example, inputs: object, planned: RegionSwap) -> list[Example]:

@@ -106,10 +106,8 @@ def as_kind(name: str) -> Kind:
     for kind in KINDS:
         if name == kind:
             return kind
-    near = nearest(name, KINDS, count=1)
-    known = near or near_names(name)
-    remedy = (
-        "\n".join(f'swap(..., "{one}")' for one in known[:2]) or "pass a module: swap(model, path, module, inputs=x)"
-    )
+    known = nearest(name, KINDS, count=1) or near_names(name)
+    told = "\n".join(f'swap(..., "{one}")' for one in known[:2])
+    remedy = told or "pass a module: swap(model, path, module, inputs=x)"
     fault = Mismatch("new", ", ".join(KINDS) + ", a module or the name of one", repr(name), remedy)
     raise SwapError(f"autoadapt generates no layer called {name!r}", [fault])

@@ -73,6 +73,10 @@ class Fault(MadeByHand):
     remedy: str = ""
     why: str = ""
 
+    def mismatch(self) -> Mismatch:
+        """As errors carry it."""
+        return Mismatch(self.where, self.expected, self.found, self.remedy, self.why)
+
 
 class Swap(Shown, Dated, MadeByHand):
     """A swap: its parts, what was checked, and the call that does it."""
@@ -116,8 +120,7 @@ class Swap(Shown, Dated, MadeByHand):
             SwapError: The swap is refused.
         """
         if self.refused:
-            faults = [Mismatch(f.where, f.expected, f.found, f.remedy, f.why) for f in self.faults]
-            raise SwapError(self.refused, faults)
+            raise SwapError(self.refused, [fault.mismatch() for fault in self.faults])
 
     def __str__(self) -> str:
         verdict = f"refused: {self.refused}" if self.refused else "fits"
@@ -132,7 +135,7 @@ class Swap(Shown, Dated, MadeByHand):
         lines += ["", *cost_text(self.costs)] if self.costs else []
         lines += ["", *columns([(check.name, check.outcome, check.detail) for check in self.checks])]
         for fault in self.faults:
-            lines += str(Mismatch(fault.where, fault.expected, fault.found, fault.remedy, fault.why)).splitlines()
+            lines += str(fault.mismatch()).splitlines()
         return "\n".join([*lines, f" call  {self.call}"])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from torch import nn
 
@@ -17,16 +16,20 @@ from autoadapt.swapping.watching import Example
 __all__ = ["kept_remarks", "with_chain_remark", "with_stage_remarks"]
 
 
-def with_stage_remarks(model: nn.Module, example: Example, planned: Sequence[Successor]) -> list[Successor]:
-    """The same successors, with remarks where the first layer of one was rewritten to read a stage's features, and
-    where the model keeps parts of the old one.
+def with_stage_remarks(model: nn.Module, example: Example, one: Successor) -> Successor:
+    """The same successor, with remarks where its first layer was rewritten to read a stage's features, and where the
+    model keeps parts of the old module.
 
     Args:
         model: The whole.
         example: How to run it; a copy runs once more where there is something to say.
-        planned: What takes the places.
+        one: What takes a place.
     """
-    return [_remarked(model, example, one) for one in planned]
+    given = () if one.part.plan is None else one.part.plan.inputs
+    stems = [step for each in given for step in each.steps if isinstance(step, Channels)]
+    stem = next((s for s in stems if s.target < FEATURE_CHANNELS <= s.source), None)
+    remarks = [] if stem is None else [_network_remark(model, example, one, stem)]
+    return one.with_remarks(*remarks, *kept_remarks(model, [one.place.module]))
 
 
 def with_chain_remark(model: nn.Module, example: Example, planned: Sequence[Successor]) -> list[Successor]:
@@ -40,8 +43,7 @@ def with_chain_remark(model: nn.Module, example: Example, planned: Sequence[Succ
         f'all of them: swap(model, "{span}", ...)'
     )
     warnings.warn(remark, UserWarning, stacklevel=4)
-    first = planned[0]
-    return [replace(first, part=first.part.model_copy(update={"remarks": (*first.part.remarks, remark)})), *planned[1:]]
+    return [planned[0].with_remarks(remark), *planned[1:]]
 
 
 def kept_remarks(model: nn.Module, members: Iterable[nn.Module]) -> list[str]:
@@ -50,15 +52,6 @@ def kept_remarks(model: nn.Module, members: Iterable[nn.Module]) -> list[str]:
         f"`{name}` of the model goes on holding parts of the old modules; what runs them does not run the new one"
         for name in kept_parts(model, members)
     ]
-
-
-def _remarked(model: nn.Module, example: Example, one: Successor) -> Successor:
-    given = () if one.part.plan is None else one.part.plan.inputs
-    stems = [step for each in given for step in each.steps if isinstance(step, Channels)]
-    stem = next((s for s in stems if s.target < FEATURE_CHANNELS <= s.source), None)
-    remarks = [] if stem is None else [_network_remark(model, example, one, stem)]
-    remarks += kept_remarks(model, [one.place.module])
-    return replace(one, part=one.part.model_copy(update={"remarks": (*one.part.remarks, *remarks)}))
 
 
 def _network_remark(model: nn.Module, example: Example, one: Successor, stem: Channels) -> str:

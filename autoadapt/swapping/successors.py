@@ -50,8 +50,8 @@ __all__ = ["Options", "Successor", "prepare"]
 class Options:
     """What the caller asked for."""
 
-    pairs: Mapping[str, str] = field(default_factory=dict)
     outputs: Sequence[str] | None = None
+    pairs: Mapping[str, str] = field(default_factory=dict)
     project: Projecting = "needed"
     indices: Literal["refuse", "recover"] = "refuse"
     thin: Thinning = "farthest"
@@ -92,6 +92,10 @@ class Successor:
     def stands_itself(self) -> bool:
         """Whether the new module is an adapted one that fits as it is, and keeps its own adapters."""
         return isinstance(self.new, AdaptedModule) and self.part.plan is not None and _is_bare(self.part.plan)
+
+    def with_remarks(self, *remarks: str) -> Successor:
+        """The same with more to say."""
+        return replace(self, part=self.part.model_copy(update={"remarks": (*self.part.remarks, *remarks)}))
 
     def build(self) -> nn.Module:
         """Make the module, in the mode, on the device, of the dtype and memory format of the old one."""
@@ -382,10 +386,8 @@ def _fits(layer: Replacement, contract: Signature, wanted: str, path: str) -> bo
 def _wrapped(layer: Replacement, contract: Signature, wanted: Sequence[str], path: str) -> Plan:
     """The plan that puts a layer's output into the old module's container; the layer itself is made on meta."""
     with torch.device("meta"):
-        module = layer.build()
-    example = torch.empty(contract.inputs[path].shape(contract.sizes()), device="meta")
-    source = capture(module, example)
-    return plan(source, reduced(contract, wanted))
+        module, example = layer.build(), torch.empty(contract.inputs[path].shape(contract.sizes()))
+    return plan(capture(module, example), reduced(contract, wanted))
 
 
 def _moved(new: nn.Module, old: nn.Module, share: bool) -> nn.Module:

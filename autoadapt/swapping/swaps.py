@@ -177,7 +177,7 @@ def swap(
     refit = "readers" if refit is True else refit
     chosen = {**(pairs or {}), **(taps or {})}
     told = (input_statistics, channels, resolution, fit, nondeterministic, project_bias, refit, share, dry_run)
-    options = Options(chosen, outputs, project, indices, thin, grid, convert_inputs, *told)
+    options = Options(outputs, chosen, project, indices, thin, grid, convert_inputs, *told)
     call = call_text(path, new, options, allow_cost=allow_cost, max_parameters=max_parameters)
     name = type(uncompiled(model)).__name__
     planned: list[Successor] = []
@@ -241,7 +241,7 @@ class _Work:
             return replace(self.options, input_statistics=statistics, channels=channels)
 
         found = _prepared(places, seen, new, self.options.share, self.tell, known_at)
-        found = with_stage_remarks(self.model, self.example, found)
+        found = [with_stage_remarks(self.model, self.example, one) for one in found]
         self.planned.extend(with_chain_remark(self.model, self.example, found) if isinstance(new, nn.Module) else found)
         _refuse_cost(self.planned, self.allow_cost, self.max_parameters)
         self.tell(f"building what takes the place of {path}")
@@ -329,31 +329,18 @@ def _prepared(
     own = len(places) > 1 and isinstance(new, nn.Module)
     for place in places:
         tell(f"capturing {place.path} and what takes its place")
-        made = _tried(place, seen, new, share and not own, options_at)
-        if isinstance(made, Successor):
-            found.append(made)
-        elif len(places) == 1:
-            raise made
-        else:
-            summary = summary or made.summary
-            faults += [replace(fault, where=f"{place.path}: {fault.where}") for fault in made.mismatches]
-            faults += [] if made.mismatches else [Mismatch(place.path, "a plan", made.summary)]
+        try:
+            options = replace(options_at(place.path), share=share and not own)
+            found.append(prepare(place, seen.readings[place.path], new, options))
+        except AdaptError as error:
+            if len(places) == 1:
+                raise
+            summary = summary or error.summary
+            faults += [replace(fault, where=f"{place.path}: {fault.where}") for fault in error.mismatches]
+            faults += [] if error.mismatches else [Mismatch(place.path, "a plan", error.summary)]
     if faults:
         raise SwapError(summary, faults)
     return found
-
-
-def _tried(
-    place: Place,
-    seen: Watched,
-    new: nn.Module | str,
-    share: bool,
-    options_at: Callable[[str], Options],
-) -> Successor | AdaptError:
-    try:
-        return prepare(place, seen.readings[place.path], new, replace(options_at(place.path), share=share))
-    except AdaptError as error:
-        return error
 
 
 _LIMIT = 10_000_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import nn
 
@@ -44,4 +43,4 @@ def _warned(one: Successor, in_train: set[str], in_eval: set[str]) -> Successor:
         f"or inputs= can be a training step, or outputs={sorted({*in_eval, *lost})}"
     )
     warnings.warn(remark, UserWarning, stacklevel=4)
-    return replace(one, part=one.part.model_copy(update={"remarks": (*one.part.remarks, remark)}))
+    return one.with_remarks(remark)

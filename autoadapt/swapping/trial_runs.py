@@ -1,9 +1,9 @@
-"""Trials: the whole model run as a copy with new modules in their places, and compared with before."""
+"""Trial runs: the whole model run as a copy with new modules in their places, and compared with before."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +20,14 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch, SwapError
+from autoadapt.files.reading import one_line
 from autoadapt.swapping.model_outputs import broken_invariants, differences, moving_sizes
 from autoadapt.swapping.places import set_modules
 from autoadapt.swapping.readings import Outcome
 from autoadapt.swapping.successors import Successor
 from autoadapt.swapping.watching import Example, Watched, as_region, outcome_of, run_copy
 
-__all__ = ["by_path", "mixes_samples", "trained", "try_out"]
+__all__ = ["by_path", "give_noise", "missing_calls", "refuse_mixing", "trained", "try_out"]
 
 
 def try_out(
@@ -42,11 +43,15 @@ def try_out(
     for training, before in seen.outcomes.items():
         trial = _Trial(model, example, planned, modules, training)
         after = trial.run()
-        faults = [*trial.faults, *trial.missing_calls(seen)] if training == min(seen.outcomes) else trial.faults
-        faults += trial.differences(before, after)
+        expected = {path: len(seen.readings[path].calls) for path in trial.calls}
+        missing = missing_calls(expected, trial.calls) if training == min(seen.outcomes) else []
+        faults = [*trial.faults, *missing, *trial.differences(before, after)]
         if faults:
             raise SwapError(f"with the new module {type(model).__name__} does not return what it did", faults)
-        trial.refuse_mixing(seen)
+        rows = zip(planned, modules, strict=True)
+        refuse_mixing(
+            [(one.place.path, new, one.place.module, seen.readings[one.place.path].calls[0]) for one, new in rows]
+        )
         detail = "the model's outputs are as before"
         checks.append(Check(name=f"runs in {trial.mode} mode", outcome="passed", detail=detail))
     return [*checks, *_steps(planned, modules, seen)]
@@ -118,39 +123,13 @@ class _Trial:
             self.faults += broken_invariants(module.signature, bind_call(module, args, kwargs), returned)
 
     def _raised(self, error: Exception) -> SwapError:
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        said = one_line(error)
         where = ", ".join(one.place.path for one in self.planned)
         remedy = as_region(self.model, self.planned[0].place.path)
         remedy = "swap(..., outputs=[...]) names what must be served" if "was left out" in said else remedy
         expected = f"a forward pass of {type(self.model).__name__} in {self.mode} mode"
         fault = Mismatch(where, expected, said, remedy)
         return SwapError(f"{type(self.model).__name__} raises with the new module", [fault])
-
-    def missing_calls(self, seen: Watched) -> list[Mismatch]:
-        """New modules that are not called as often as the old ones were."""
-        faults = []
-        for path, count in self.calls.items():
-            expected = len(seen.readings[path].calls)
-            if count != expected:
-                remedy = "the model holds another reference to the old module: replace that as well"
-                times = "once" if expected == 1 else f"{expected} times"
-                faults.append(Mismatch(path, f"a module that is called {times}", f"{count} calls", remedy))
-        return faults
-
-    def refuse_mixing(self, seen: Watched) -> None:
-        """Refuse new modules that let the samples of a batch see each other where the old ones do not.
-
-        Raises:
-            SwapError: One of them does.
-        """
-        faults = []
-        for one, module in zip(self.planned, self.modules, strict=True):
-            arguments = seen.readings[one.place.path].calls[0]
-            if mixes_samples(module, arguments) and not mixes_samples(one.place.module, arguments):
-                expected, found = "outputs that depend on their own sample", "outputs that depend on other samples too"
-                faults.append(Mismatch(one.place.path, expected, found, "take the batch from axis 0 of the input"))
-        if faults:
-            raise SwapError(f"the new module at `{faults[0].where}` mixes the samples of a batch", faults)
 
     def differences(self, before: Outcome, after: Outcome) -> list[Mismatch]:
         """Differences of the whole's outputs, but for what was left out and for sizes that follow the values."""
@@ -163,22 +142,55 @@ class _Trial:
 
     def _run_on_noise(self, scale: float) -> Outcome | None:
         """What the whole returns when the old modules give other values of the same shapes; None if it raises."""
-
-        def noisy(_module: nn.Module, _args: object, output: object) -> object:
-            tree, tensors = flatten(output)
-            return rebuild(tree, [scale * _noise(t) if t.is_floating_point() else t for t in tensors])
-
-        def put_in(copied: nn.Module) -> None:
-            for one in self.planned:
-                copied.get_submodule(one.place.path).register_forward_hook(noisy)
-
+        noisy = functools.partial(give_noise, paths=[one.place.path for one in self.planned], scale=scale)
         try:
-            return outcome_of(run_copy(self.model, self.example, put_in, training=self.training))
+            return outcome_of(run_copy(self.model, self.example, noisy, training=self.training))
         except Exception:  # other values may well be refused; there are more runs
             return None
 
 
-def mixes_samples(module: nn.Module, arguments: Arguments) -> bool:
+def give_noise(model: nn.Module, paths: Iterable[str], scale: float) -> None:
+    """Let some modules of a model return other values of the same shapes, the same ones at each call."""
+
+    def noisy(_module: nn.Module, _args: object, output: object) -> object:
+        tree, tensors = flatten(output)
+        return rebuild(tree, [scale * _noise(t) if t.is_floating_point() else t for t in tensors])
+
+    for path in paths:
+        model.get_submodule(path).register_forward_hook(noisy)
+
+
+def missing_calls(expected: Mapping[str, int], found: Mapping[str, int]) -> list[Mismatch]:
+    """Modules that are not called as often as before, by path: the model has them from somewhere else."""
+    remedy = "the model holds another reference to the old module: replace that as well"
+    times = {path: "once" if count == 1 else f"{count} times" for path, count in expected.items()}
+    return [
+        Mismatch(path, f"a module that is called {times[path]}", f"{found[path]} calls", remedy)
+        for path, count in expected.items()
+        if found[path] != count
+    ]
+
+
+def refuse_mixing(pairs: Iterable[tuple[str, nn.Module, nn.Module, Arguments]]) -> None:
+    """Refuse new modules that let the samples of a batch see each other where the old ones do not.
+
+    Args:
+        pairs: Of each new module its path, itself, the old one, and a call of both.
+
+    Raises:
+        SwapError: One of them does.
+    """
+    expected, found = "outputs that depend on their own sample", "outputs that depend on other samples too"
+    faults = [
+        Mismatch(path, expected, found, "take the batch from axis 0 of the input")
+        for path, new, old, arguments in pairs
+        if _mixes_samples(new, arguments) and not _mixes_samples(old, arguments)
+    ]
+    if faults:
+        raise SwapError(f"the new module at `{faults[0].where}` mixes the samples of a batch", faults)
+
+
+def _mixes_samples(module: nn.Module, arguments: Arguments) -> bool:
     """Whether another last sample changes what comes out for the others, in eval mode; batches of one tell nothing."""
     tree, tensors = flatten(arguments.values)
     batch = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
@@ -186,16 +198,14 @@ def mixes_samples(module: nn.Module, arguments: Arguments) -> bool:
     if batch < 2 or all(left is right for left, right in zip(tensors, changed, strict=True)):
         return False
     try:
-        left, right = (
-            _outputs(module, Arguments(rebuild(tree, one), arguments.positional)) for one in (tensors, changed)
-        )
+        calls = [Arguments(rebuild(tree, one), arguments.positional) for one in (tensors, changed)]
+        left, right = (_outputs(module, call) for call in calls)
     except Exception:  # other values may well be refused
         return False
-    pairs = [
-        (a[:-1], b[:-1]) for a, b in zip(left, right, strict=False) if a.shape == b.shape and a.shape[:1] == (batch,)
-    ]
     return any(
-        a.is_floating_point() and not torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in pairs
+        not torch.allclose(a[:-1], b[:-1], rtol=1e-3, atol=1e-4, equal_nan=True)
+        for a, b in zip(left, right, strict=False)
+        if a.shape == b.shape and a.shape[:1] == (batch,) and a.is_floating_point()
     )
 
 

@@ -8,7 +8,7 @@ from small_models import Pyramid, image
 from torch.utils.checkpoint import checkpoint
 
 import autoadapt as aa
-from autoadapt.swapping import activation_checkpoints as checkpoints
+from autoadapt.swapping import activation_checkpoints
 
 LOST = r"without its gradients.*checkpoint\(\.\.\., use_reentrant=False\) keeps them"
 
@@ -143,7 +143,7 @@ def test_torch_2_5_which_does_not_tell_its_hooks_tells_the_same_checkpoint_by_it
     seen = []
 
     def part(x):
-        seen.append((checkpoints._recording(), checkpoints._recording_by_frames()))
+        seen.append((activation_checkpoints._recording(), activation_checkpoints._recording_by_frames()))
         return (x * 2).sin()
 
     x = torch.randn(3, requires_grad=True)

@@ -99,15 +99,13 @@ class Folding(MadeByHand):
             lines = [f"rebuilt for output {', '.join(self.outputs)}, with new weights, to be trained:"]
             lines += [f" {reader}" for reader in self.readers]
         else:
-            lines = [
-                "; ".join([f"folded: output {', '.join(self.outputs)}", ", ".join(map(str, self.readers))]).strip("; ")
-            ]
+            told = [f"folded: output {', '.join(self.outputs)}", ", ".join(map(str, self.readers))]
+            lines = ["; ".join(told).strip("; ")]
         if self.unread:
             lines.append(f"nothing reads a value of output {', '.join(self.unread)}")
         if self.ones:
-            lines.append(
-                f"with a channel of ones, since offsets are not the same at every place: {', '.join(self.ones)}"
-            )
+            of_ones = "with a channel of ones, since offsets are not the same at every place"
+            lines.append(f"{of_ones}: {', '.join(self.ones)}")
         before, after = self.multiply_adds
         if self.multiply_adds_of_ones:
             share = f"{self.multiply_adds_of_ones / after:.2%}"
@@ -144,11 +142,8 @@ def put_layers(model: nn.Module, folding: Folding) -> None:
     for front in folding.fronts:
         read = model.get_submodule(front.path)
         like = next(model.parameters())
-        project: nn.Module = (
-            layers.linear(front.source, front.target)
-            if front.axis == front.dims - 1
-            else layers.conv1x1(front.source, front.target, spatial=front.dims - 2)
-        )
+        sizes, is_last = (front.source, front.target), front.axis == front.dims - 1
+        project = layers.linear(*sizes) if is_last else layers.conv1x1(*sizes, spatial=front.dims - 2)
         both = nn.Sequential(OrderedDict(project=project.to(like.device, like.dtype), read=read))
         both.training = read.training
         set_modules(model, {front.path: both})

@@ -1,4 +1,4 @@
-"""Folding: an adapter's projections merged into the layers that read them, so that they cost nothing at run time."""
+"""Folds: an adapter's projections merged into the layers that read them, so that they cost nothing at run time."""
 
 from __future__ import annotations
 

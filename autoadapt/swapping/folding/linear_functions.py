@@ -42,22 +42,9 @@ _OF_PLACES = frozenset(
     | {"interpolate", "upsample", "upsample_nearest", "upsample_bilinear", "pad", "unfold", "fold", "grid_sample"}
     | {"mean", "sum", "cumsum", "_adaptive_pool", "pixel_shuffle", "pixel_unshuffle", "rot90", "masked_fill", "where"}
     | {f"{name}{n}d" for name in ("avg_pool", "adaptive_avg_pool") for n in (1, 2, 3)}
-    | {
-        "gather",
-        "scaled_dot_product_attention",
-        "matmul",
-        "__matmul__",
-        "__rmatmul__",
-        "bmm",
-        "einsum",
-        "neg",
-        "__neg__",
-        "mul",
-        "multiply",
-        "mul_",
-        "__mul__",
-    }
-    | {"__rmul__", "__imul__", "div", "divide", "true_divide", "div_", "__truediv__", "__itruediv__"}
+    | {"gather", "scaled_dot_product_attention", "matmul", "__matmul__", "__rmatmul__", "bmm", "einsum", "neg"}
+    | {"__neg__", "mul", "multiply", "mul_", "__mul__", "__rmul__", "__imul__", "div", "divide", "true_divide"}
+    | {"div_", "__truediv__", "__itruediv__"}
 )
 """Of one tensor among their arguments they move, mix or scale places, which has to be the same for every channel."""
 
@@ -234,11 +221,7 @@ def _drawn(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _taken(
-    function: Any,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    first: torch.Tensor,
-    stated: Statement,
+    function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], first: torch.Tensor, stated: Statement
 ) -> Followed:
     _check_told_by_code(function_name(function), args, kwargs, first, stated.axis)
     made = _with_another(function, args, kwargs, {id(first): _shadow(first, stated)})

@@ -21,6 +21,7 @@ from autoadapt.contracts.costs import multiply_adds_of
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.views import aliased, copy_module
 from autoadapt.errors import Mismatch, SwapError
+from autoadapt.files.reading import one_line
 from autoadapt.swapping.folding.attention import attention_of, opened
 from autoadapt.swapping.folding.foldings import Folding, Reader, Stay, next_number, put_layers, start_anew
 from autoadapt.swapping.folding.other_runs import Run
@@ -81,15 +82,19 @@ def narrowing(model: nn.Module, path: str, call: Arguments, runs: Collection[Run
         new, stays = _new_widths(whole, found, {f"output {target}": width for target, (_, width) in axes.items()})
         outputs = tuple(target for target in axes if f"output {target}" in new)
         if not outputs:
-            remedy = _ALONE
-            raise SwapError("no output can be handed on as narrow as it is", [one.mismatch(remedy) for one in stays])
+            raise SwapError("no output can be handed on as narrow as it is", [one.mismatch(_ALONE) for one in stays])
         readers = tuple(_readers(whole, found, new))
         drawn = [one.paths[0] for one in readers]
         untrained = tuple(one for one in drawn if hasattr(whole.get_submodule(one), "reset_parameters"))
-        told = {"outputs": outputs, "readers": readers, "stays": tuple(stays), "untrained": untrained}
-        made = Narrowing(
-            path, Folding.model_validate({**told, "opened": attention_of(model, drawn), "number": next_number(model)})
+        folding = Folding(
+            number=next_number(model),
+            outputs=outputs,
+            readers=readers,
+            opened=attention_of(model, drawn),
+            stays=tuple(stays),
+            untrained=untrained,
         )
+        made = Narrowing(path, folding)
         trial = copy_module(model, aliased)
         made.put_layers(trial)
         _check_runs(trial, runs)
@@ -141,11 +146,8 @@ def _width(found: Widths, members: Sequence[str], own: Sequence[str], levels: Ma
 
 
 def _total(stated: Statement, new: Mapping[str, int]) -> int:
-    return (
-        stated.outer
-        * stated.inner
-        * sum(new.get(piece.level, piece.channels) * piece.merged for piece in stated.pieces)
-    )
+    channels = sum(new.get(piece.level, piece.channels) * piece.merged for piece in stated.pieces)
+    return stated.outer * stated.inner * channels
 
 
 def _readers(model: nn.Module, found: Widths, new: Mapping[str, int]) -> list[Reader]:
@@ -173,8 +175,7 @@ def _check_runs(trial: nn.Module, runs: Collection[Run]) -> None:
         try:
             after = [list(one.shape) for one in run.of(trial)]
         except Exception as error:  # whatever code raises that counts on the old channels
-            said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            fault = Mismatch("the narrowed model", "a forward pass", said, _ALONE)
+            fault = Mismatch("the narrowed model", "a forward pass", one_line(error), _ALONE)
             raise SwapError("the model does not run once it is narrowed", [fault]) from error
         before = [list(one.shape) for one in run.answer]
         if after != before:

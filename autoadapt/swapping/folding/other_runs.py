@@ -97,7 +97,6 @@ def _fitted(image: torch.Tensor, axes: Sequence[int], change: Callable[[int], in
     """An image repeated to another size."""
     for axis in axes:
         if axis < image.dim():
-            image = image.index_select(
-                axis, torch.arange(change(image.shape[axis]), device=image.device) % image.shape[axis]
-            )
+            chosen = torch.arange(change(image.shape[axis]), device=image.device) % image.shape[axis]
+            image = image.index_select(axis, chosen)
     return image

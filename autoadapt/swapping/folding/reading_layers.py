@@ -46,10 +46,8 @@ def _kind(module: nn.Module) -> str:
 def why_not_read(model: nn.Module, path: str) -> str:
     """Why a layer cannot be made anew for other channels; empty where it can."""
     layer = model.get_submodule(path)
-    if (
-        type(layer) not in (nn.Linear, AttentionProjection, *_CONVOLUTIONS, *_TRANSPOSED)
-        and _kind(layer) != _DEFORMABLE
-    ):
+    plain = (nn.Linear, AttentionProjection, *_CONVOLUTIONS, *_TRANSPOSED)
+    if type(layer) not in plain and _kind(layer) != _DEFORMABLE:
         return f"{path}, a {type(layer).__name__}"
     if getattr(layer, "groups", 1) != 1:
         return f"{path} with groups={layer.groups}"

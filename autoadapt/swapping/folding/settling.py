@@ -219,19 +219,8 @@ def _reroute(call: Call, ones: Collection[str]) -> Reroute:
         tuple(sum((piece.channels + (piece.level in ones)) * piece.merged for piece in pieces) for _, pieces in given)
         for given in call.given
     )
-    return Reroute.model_validate(
-        {
-            "function": call.function,
-            "number": call.number,
-            "does": call.does,
-            "axis": call.given[0][0][0],
-            "channels": channels,
-            "also": also,
-            "results": call.results,
-            "expands": call.expands,
-            "width": call.width,
-        }
-    )
+    told = {name: value for name, value in vars(call).items() if name != "given"}
+    return Reroute.model_validate({**told, "axis": call.given[0][0][0], "channels": channels, "also": also})
 
 
 def _fill(layer: nn.Module, weight: torch.Tensor, offset_O: torch.Tensor) -> None:
@@ -246,8 +235,7 @@ def _fill(layer: nn.Module, weight: torch.Tensor, offset_O: torch.Tensor) -> Non
 
 def _unfit(route: Route) -> Stay | None:
     """Why an output cannot be folded whatever reads it."""
-    project = route.steps[_steps_of(route)[0]]
-    assert isinstance(project, Project), "found as one"
+    project = _projects(route)
     if project.groups > 1:
         why = "its reader has one weight"
         return Stay(output=route.target, reader=f"{project}, a map for each place", why=why)
@@ -269,8 +257,7 @@ def _channel_axis(route: Route) -> int | None:
 
 def _specs(route: Route, index: int, extra: int) -> TensorSpec:
     """The output of a route if its projection had some channels more."""
-    project = route.steps[index]
-    assert isinstance(project, Project), "found as one"
+    project = _projects(route)
     wider = project.model_copy(update={"target": project.target + extra})
     return specs_along(route.specs[index], [wider, *route.steps[index + 1 :]])[-1]
 
@@ -297,8 +284,6 @@ def without_projections(net: AdaptedModule, folding: Folding) -> AdaptedModule:
 
 def _route_without(route: Route, has_ones: bool) -> Route:
     index = _steps_of(route)[0]
-    project, before = route.steps[index], route.specs[index]
-    assert isinstance(project, Project), "found as one"
-    axis = 1 if project.form == "conv" else len(before.dims) - 1
+    axis = 1 if _projects(route).form == "conv" else len(route.specs[index].dims) - 1
     instead: list[Operation] = [Ones(axis=axis)] if has_ones else []
     return route.with_steps([*route.steps[:index], *instead, *route.steps[index + 1 :]])

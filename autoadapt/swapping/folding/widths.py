@@ -22,19 +22,7 @@ __all__ = ["Widths", "widths_of"]
 _EACH = frozenset(
     {"relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "celu", "gelu", "silu", "mish"}
     | {"sigmoid", "sigmoid_", "tanh", "tanh_", "hardtanh", "hardtanh_", "hardswish", "hardswish_", "hardsigmoid"}
-    | {
-        "softplus",
-        "logsigmoid",
-        "exp",
-        "abs",
-        "sqrt",
-        "square",
-        "clamp",
-        "clamp_",
-        "neg",
-        "pow",
-        "__pow__",
-    }
+    | {"softplus", "logsigmoid", "exp", "abs", "sqrt", "square", "clamp", "clamp_", "neg", "pow", "__pow__"}
     | {f"{kind}_pool{n}d" for kind in ("max", "adaptive_max", "lp") for n in (1, 2, 3)}
 )
 """Functions that treat each channel alone and alike, and keep its place; those of linear functions do so too."""
