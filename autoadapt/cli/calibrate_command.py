@@ -76,9 +76,8 @@ def calibrate_command(
             check_drawable(picture)
         with working(f"calibrating {new} like {like}"):
             _refuse_signature(like)
-            asked = pretrained is not False
-            old = _weighted(model if at else backbone, like, like_weights, asked, answer.allowed)
-            made = _weighted(backbone, new, new_weights, asked, answer.allowed)
+            old = _weighted(model if at else backbone, like, like_weights, pretrained is not False, answer.allowed)
+            made = _weighted(backbone, new, new_weights, pretrained is not False, answer.allowed)
             if out is not None and out.suffix != ADAPTERS and not _holds_adapted(made):
                 refuse_unnamed(made, new, out)
             reader = in_eval_mode(model(head, allow=answer.allowed)) if head else None
@@ -102,9 +101,8 @@ def calibrate_command(
             _keep(net, at, out, {"new": new, "like": like, "at": at, "solver": found.solver})
         if picture is not None:
             found.plot(picture)
-        for path in (picture, out if found.written else None):
-            if path is not None:
-                wrote(path)
+        for path in filter(None, (picture, out if found.written else None)):
+            wrote(path)
         write_page(answer.html, found)
         raise typer.Exit(HOLDS if found.written else DOES_NOT_HOLD)
 

@@ -54,12 +54,7 @@ class Mismatch:
 
     def lines(self) -> list[str]:
         """The labelled lines below the place; a text of several lines is indented under its label."""
-        labelled = (
-            ("expected", self.expected),
-            ("found", self.found),
-            ("why", self.why),
-            ("try", self.remedy),
-        )
+        labelled = (("expected", self.expected), ("found", self.found), ("why", self.why), ("try", self.remedy))
         return [visible(f"  {label:<8}  " + text.replace("\n", "\n" + " " * 12)) for label, text in labelled if text]
 
 
@@ -111,9 +106,9 @@ def _by_cause(faults: Iterable[Mismatch]) -> list[Mismatch]:
     for _, group in itertools.groupby(faults, key=lambda fault: (fault.found, fault.why, fault.remedy)):
         first, *others = group
         if others and first.why:
-            wheres = ", ".join([first.where, *(fault.where for fault in others)])
+            wheres = ", ".join(fault.where for fault in (first, *others))
             lines = [f"{fault.where}: {fault.expected}" for fault in (first, *others)]
-            same = len({fault.expected for fault in (first, *others)}) == 1
+            same = all(fault.expected == first.expected for fault in others)
             told.append(replace(first, where=wheres, expected=first.expected if same else "\n".join(lines)))
         else:
             told += [first, *others]
