@@ -16,19 +16,6 @@ from autoadapt.contracts.signature import MOST_VALUES, TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch, SignatureError, nearest
 from autoadapt.showing import Shown
 
-__all__ = [
-    "FREE",
-    "AdaptConfig",
-    "Config",
-    "Group",
-    "PartConfig",
-    "WeightsConfig",
-    "counted",
-    "parse_config",
-    "reference",
-    "write_yaml",
-]
-
 Group: TypeAlias = Literal["preprocessor", "backbone", "neck", "head", "loss"]
 GROUPS: tuple[Group, ...] = ("backbone", "neck", "head", "loss")
 FREE = 224

@@ -12,15 +12,6 @@ from torch import nn
 from autoadapt.assembly.layer_configs import RELU, activation, convolution, norm
 from autoadapt.assembly.registry import register
 
-__all__ = [
-    "DenseHead",
-    "FCNHead",
-    "LinearClsHead",
-    "MLPHead",
-    "StackedLinearClsHead",
-    "VisionTransformerClsHead",
-]
-
 _TANH: dict[str, Any] = {"type": "Tanh"}
 
 # Dimension letters: B batch, D features, K classes or outputs, C channels, H W cells.

@@ -12,19 +12,6 @@ from autoadapt.adapting.taps import block_boundaries
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature, TensorSpec
 
-__all__ = [
-    "Level",
-    "cells",
-    "channels_of",
-    "coarsest",
-    "distinct",
-    "levels_of",
-    "nearest_level",
-    "octave_of",
-    "stride_of",
-    "with_stride",
-]
-
 
 @dataclass(frozen=True)
 class Level:

@@ -17,19 +17,6 @@ from autoadapt.assembly.configs import GROUPS, Group
 from autoadapt.assembly.registry import PARTS, Part, Registry, takes_of
 from autoadapt.errors import AssemblyError, Mismatch, nearest
 
-__all__ = [
-    "is_imported",
-    "is_model",
-    "known_scopes",
-    "lent",
-    "mm_part",
-    "registered_names",
-    "registered_part",
-    "share_with_mmengine",
-    "start_registered",
-    "within_scope",
-]
-
 _OURS = "autoadapt"
 """The scope of our own parts in its registry."""
 

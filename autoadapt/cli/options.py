@@ -16,43 +16,6 @@ from autoadapt.cli.model_names import complete_source
 from autoadapt.errors import AdaptError, Mismatch, SignatureError
 from autoadapt.files.writing import check_place
 
-__all__ = [
-    "Allow",
-    "Answer",
-    "AsJson",
-    "Channels",
-    "Debug",
-    "Fit",
-    "Grid",
-    "Html",
-    "Indices",
-    "IndicesChoice",
-    "Inputs",
-    "Levels",
-    "Like",
-    "Matching",
-    "MaybeLike",
-    "Model",
-    "Outputs",
-    "Pairs",
-    "Project",
-    "ProjectBias",
-    "ProjectChoice",
-    "Refine",
-    "RefitChoice",
-    "Resolution",
-    "Statistics",
-    "Thin",
-    "ThinChoice",
-    "Weights",
-    "at_home",
-    "read_grid",
-    "read_pairs",
-    "read_statistics",
-    "reading",
-    "spread",
-]
-
 
 class ProjectChoice(str, Enum):
     """Where projections are put."""

@@ -17,20 +17,6 @@ from safetensors import SafetensorError
 
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 
-__all__ = [
-    "check_place",
-    "explained",
-    "file_hash",
-    "folder_of",
-    "kept_copies",
-    "refuse_empty",
-    "refuse_link",
-    "sweep",
-    "temporary_name",
-    "write_all",
-    "write_file",
-]
-
 Content: TypeAlias = str | bytes | Callable[[Path], object]
 """A text, bytes, or what writes a file to a path."""
 

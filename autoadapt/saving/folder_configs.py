@@ -19,22 +19,6 @@ from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.files.reading import one_line, read_json, read_text
 from autoadapt.versions import VERSION, version_key
 
-__all__ = [
-    "CONFIG",
-    "FORMAT",
-    "SCHEMA",
-    "WEIGHTS",
-    "Config",
-    "Fact",
-    "Leaf",
-    "Scope",
-    "Source",
-    "Weights",
-    "Witness",
-    "is_trusted",
-    "plan_classes",
-]
-
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 FORMAT = "autoadapt.AdaptedModule"

@@ -18,25 +18,6 @@ from autoadapt.contracts.trees import Container, Tree, flatten, has_opaque, rebu
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.saving.folder_configs import Fact
 
-__all__ = [
-    "all_tensors",
-    "channels_last_parts",
-    "checksum_of",
-    "facts_of",
-    "frozen_parts",
-    "give_memory",
-    "hooked_parts",
-    "modes_of",
-    "put_facts",
-    "put_modes",
-    "put_tensors",
-    "same_bits",
-    "set_frozen",
-    "ties_of",
-    "unkept_buffers",
-    "unsaveable",
-]
-
 
 def all_tensors(net: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter and buffer by each of its names, those that a state dict leaves out too."""

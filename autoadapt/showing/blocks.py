@@ -10,20 +10,6 @@ from dataclasses import dataclass
 from autoadapt.errors.printable import visible
 from autoadapt.showing.shapes import Group, Rect, Text
 
-__all__ = [
-    "FONTS",
-    "PADDING",
-    "Block",
-    "Font",
-    "cells",
-    "draw_text",
-    "fitted",
-    "lines_of",
-    "text_height",
-    "text_width",
-    "wrapped",
-]
-
 
 @dataclass(frozen=True)
 class Font:

@@ -18,21 +18,6 @@ from autoadapt.showing.parts import Box, Diagram, Lane, Step
 from autoadapt.showing.rendering import svg_of
 from autoadapt.showing.shapes import Group, Path, Rect, Shape
 
-__all__ = [
-    "MARGIN",
-    "SIDE_ROOM",
-    "boxed",
-    "chained",
-    "headed",
-    "legend",
-    "legend_entry",
-    "readable_width",
-    "shared_remarks",
-    "step_block",
-    "svg",
-    "unused_block",
-]
-
 MARGIN = 14.0
 GUTTER = 46.0
 """Between the columns; lines that are not level run here only."""

@@ -7,29 +7,6 @@ from typing import Literal, TypeAlias
 
 from autoadapt.errors import Mismatch
 
-__all__ = [
-    "Badge",
-    "Box",
-    "Cell",
-    "Code",
-    "Column",
-    "Diagram",
-    "Dot",
-    "Facts",
-    "Faults",
-    "Folded",
-    "Lane",
-    "Name",
-    "Part",
-    "Scatter",
-    "Section",
-    "Share",
-    "Step",
-    "Steps",
-    "Table",
-    "Tone",
-]
-
 Tone: TypeAlias = Literal["good", "bad", "quiet"]
 
 

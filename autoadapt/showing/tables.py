@@ -11,18 +11,6 @@ from itertools import zip_longest
 
 from autoadapt.errors.printable import visible
 
-__all__ = [
-    "columns",
-    "fitting",
-    "hanging",
-    "headline",
-    "human_count",
-    "page_width",
-    "paragraph",
-    "shorten",
-    "text_width",
-]
-
 PAGE = 80
 """Columns of a page, where nobody tells the width of a terminal."""
 NARROWEST = 12

@@ -20,16 +20,6 @@ from autoadapt.sources.frozen_exports import EXPORTED, load_export
 from autoadapt.sources.reach import offline_if_unreached
 from autoadapt.sources.zoos import Source, names_if_any, schemes, zoo_of
 
-__all__ = [
-    "list_models",
-    "load",
-    "load_backbone",
-    "names_weights",
-    "near_names",
-    "published",
-    "refuse_unknown",
-]
-
 WITHOUT_WEIGHTS = "pretrained=False, then aa.transfer(file, model)  # with a file that you have"
 """What to do where published weights cannot be loaded."""
 

@@ -27,14 +27,6 @@ from autoadapt.errors import AdaptError, CaptureError, Mismatch
 from autoadapt.errors.given import check_type
 from autoadapt.testing.counterexamples import MOST, cases_text, failure_text
 
-__all__ = [
-    "assert_adapts",
-    "assert_exports",
-    "assert_gradients_flow",
-    "assert_same_signature",
-    "assert_signature_locked",
-]
-
 
 def assert_adapts(
     net: nn.Module,

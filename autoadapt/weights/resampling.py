@@ -16,18 +16,6 @@ from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.patterns import Pattern, pattern_text
 from autoadapt.weights.tensor_specs import shape_text
 
-__all__ = [
-    "Grid",
-    "Grids",
-    "find_grid",
-    "fit_grid",
-    "names_grid",
-    "over_time",
-    "read_grids",
-    "resampled",
-    "resized_patches",
-]
-
 Grids: TypeAlias = "Mapping[Pattern, tuple[Sequence[int], Sequence[int], int]]"
 """Old grid, new grid and tokens in front of both, by pattern of names."""
 

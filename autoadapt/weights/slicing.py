@@ -14,17 +14,6 @@ from math import gcd
 from autoadapt.weights.keeping import Kept, Rows
 from autoadapt.weights.widths import JOINED, READ, Widths, mixed
 
-__all__ = [
-    "Axis",
-    "Count",
-    "axis_changes",
-    "could_be_blocks",
-    "count_of",
-    "is_single_cell",
-    "permutation",
-    "slice_axes",
-]
-
 # Counts that tell what an axis is: said as a help; rows are taken by it only where one reading is left.
 _KEY_POINTS = ((17, 14), (14, 17), (17, 16), (16, 17), (17, 133), (133, 17), (16, 14), (14, 16))
 _CLASSES = {1000: "ImageNet-1k", 21841: "ImageNet-22k", 21843: "ImageNet-21k", 80: "COCO", 91: "COCO",

@@ -10,18 +10,6 @@ from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.patterns import merged
 from autoadapt.weights.tensor_specs import shape_text
 
-__all__ = [
-    "coverage",
-    "module_groups",
-    "module_rows",
-    "name_stages",
-    "notes",
-    "on_one_side",
-    "percent",
-    "sections",
-    "shape_groups",
-]
-
 _GROUPS = 12
 _LABEL = 44
 

@@ -11,18 +11,6 @@ from torch import nn
 from autoadapt.swapping.folding.attention import AttentionProjection
 from autoadapt.swapping.folding.statements import STALE, Statement
 
-__all__ = [
-    "FOLDED",
-    "channels_of_each",
-    "guard",
-    "is_reader",
-    "merged",
-    "misfit",
-    "needs_ones",
-    "resize",
-    "why_not_read",
-]
-
 # Dimension letters: D channels that the layer reads, M that it reads once projections are gone, O that it returns.
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

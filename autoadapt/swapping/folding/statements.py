@@ -8,18 +8,6 @@ from itertools import accumulate
 
 import torch
 
-__all__ = [
-    "STALE",
-    "NotLinearError",
-    "Piece",
-    "Shuffle",
-    "Statement",
-    "joined",
-    "level_statement",
-    "plain_statement",
-    "summed",
-]
-
 STALE = "it was added to in place, and is read by its old name; `a = a.add_(b)` in place of `a.add_(b)` folds"
 """Why a tensor cannot be read that is another one in the folded model, where sums are made anew."""
 
