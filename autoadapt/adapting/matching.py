@@ -22,6 +22,7 @@ from autoadapt.adapting.pairings import (
     by_names,
     cell,
     fitting,
+    from_shallow_to_deep,
     is_namesake,
     is_scored,
     level_of,
@@ -152,10 +153,9 @@ class _Matching:
     def _unpaired(self) -> list[str]:
         """What is neither paired nor refused so far, one output for each tensor.
 
-        It is where it stands first, in the order of where it stands last: the last hidden state stands before the list
-        of all of them, and at the end of that list.
+        It is where it stands first, in the order of where it stands last, as a last hidden state does in a list of all.
         """
-        last = {self._place(path): i for i, path in enumerate(self.target.outputs.paths)}
+        last = {self._place(path): i for i, path in enumerate(from_shallow_to_deep(self.target))}
         closed = {*self.found, *(fault.where for fault in self.faults)}
         return sorted(last.keys() - closed, key=last.__getitem__)
 

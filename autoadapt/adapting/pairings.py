@@ -21,6 +21,7 @@ __all__ = [
     "by_names",
     "cell",
     "fitting",
+    "from_shallow_to_deep",
     "is_namesake",
     "is_scored",
     "level_of",
@@ -80,6 +81,12 @@ class Pairing:
     remark: str = ""
     same_as: str = ""
     """The target that is this very tensor and is served already."""
+
+
+def from_shallow_to_deep(signature: Signature) -> tuple[str, ...]:
+    """The outputs of a module in the order of their depth, where that is known; else in theirs."""
+    known, paths = signature.shallow_first, signature.outputs.paths
+    return known if {*known} == {*paths} else paths
 
 
 def spread(options: Sequence[str], count: int) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from autoadapt.adapting.layouts import factored
 from autoadapt.adapting.operations import Pad, Rearrange, Remask
-from autoadapt.adapting.pairings import Source
+from autoadapt.adapting.pairings import Source, from_shallow_to_deep
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Plan, Tap
 from autoadapt.adapting.planning.train_outputs import eval_only_outputs
 from autoadapt.contracts.dims import Dim
@@ -65,7 +65,7 @@ def output_sources(
                 eval_only=path in lost,
             )
         )
-    order = source.outputs.paths.index
+    order = from_shallow_to_deep(source).index
     return sorted(found, key=lambda one: order((one.path, *one.also)[-1]))
 
 

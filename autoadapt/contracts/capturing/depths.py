@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from torch import nn
 
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow, Key, Node
-from autoadapt.contracts.signature import InnerOutput, TensorSpec
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import InnerOutput, TensorSpec, Values
 
 if TYPE_CHECKING:
     from autoadapt.contracts.capturing.probing import Observation
@@ -100,6 +102,30 @@ class Depths:
         """Which parameters each output depends on, in the bits of `InnerOutput.weights`."""
         behind = self._observed.behind if self._observed is not None else ()
         return tuple("" if one is None else f"{one.weights:x}" for one in behind)
+
+    def shallow_first(self, outputs: Values) -> tuple[str, ...]:
+        """The outputs in another order than theirs, where that is not from shallow to deep; empty where it is.
+
+        Of outputs of one form, a deeper one depends on all parameters that a shallower one depends on, and on more.
+        One that stands in several places counts where it stands last.
+        """
+        behind = dict(zip(outputs.paths, self._observed.behind if self._observed else (), strict=False))
+        last = {spec.same_as or path: path for path, spec in outputs.items()}
+        alike: dict[tuple[Dim, ...], list[str]] = {}
+        reads = dict[str, int]()
+        for place, path in last.items():
+            known = behind.get(place)
+            if known is not None and known.weights and outputs[path].is_floating:
+                alike.setdefault(outputs[path].dims, []).append(path)
+                reads[path] = known.weights
+        moved = dict[str, str]()
+        for paths in alike.values():
+            paths.sort(key=outputs.paths.index)
+            ordered = sorted(paths, key=lambda path: reads[path].bit_count())
+            if not any(reads[one] & ~reads[other] for one, other in itertools.pairwise(ordered)):
+                moved |= dict(zip(paths, ordered, strict=True))
+        found = tuple(moved.get(path, path) for path in outputs.paths)
+        return () if found == outputs.paths else found
 
     def on_inner(self, inner: Iterable[InnerOutput]) -> tuple[InnerOutput, ...]:
         """Inner outputs with their depths and parameters; inputs of modules only where they depend on parameters."""

@@ -143,6 +143,7 @@ class Session:
             inner=depths.on_inner(inner),
             scores=class_scores(self._module, outputs, inner),
             weights=tuple(p.numel() for p in self._module.parameters()) if self._first.inner else (),
+            shallow_first=depths.shallow_first(outputs),
             output_weights=depths.weights() if self._first.inner else (),
             dilated_by=argument_that_dilates(self._module),
             unread_tokens=unread or disordered(self._module, measured.orders),

@@ -76,8 +76,7 @@ class Signature(Shown, Dated):
     statistics: Statistics | None = Field(default=None, exclude_if=lambda told: told is None)
     """The normalisation of the one image among the inputs; None where it is not known. Not compared by `diff`."""
     channels: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
-    """The channels of the one image, such as `r`, `g`, `b`, `nir`; empty where nobody named them. Not compared by
-    `diff`."""
+    """The channels of the one image, such as `r`, `nir`; empty where nobody named them. Not compared by `diff`."""
     native: NativeSizes | None = Field(default=None, exclude_if=lambda native: native is None)
     """How it takes images of other sizes than it was built for; None where nothing was changed for that."""
     filled: dict[str, str] = Field(default_factory=dict)
@@ -101,6 +100,8 @@ class Signature(Shown, Dated):
     """`numel()` of each parameter, in the order of `parameters()`, where inner outputs are noted."""
     output_weights: tuple[str, ...] = Field(default=(), exclude_if=lambda weights: not weights)
     """Which of these each output depends on, in the bits of `InnerOutput.weights`; empty where that is not known."""
+    shallow_first: tuple[str, ...] = Field(default=(), exclude_if=lambda paths: not paths)
+    """The outputs from shallow to deep, where they come in another order."""
     dilated_by: str = Field(default="", exclude_if=lambda name: not name)
     """The constructor argument that replaces strides with dilation; empty where the class has none."""
     scores: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
@@ -225,7 +226,7 @@ class Signature(Shown, Dated):
         known = containing(outputs.paths)
         told = {
             field: tuple(path for path in getattr(self, field) if path in known)
-            for field in ("contiguous", "unverified", "not_finite", "drawn")
+            for field in ("contiguous", "unverified", "not_finite", "drawn", "shallow_first")
         }
         filled = {path: output for path, output in self.filled.items() if output in known}
         invariants = tuple(one for one in self.invariants if {one.index, one.result} <= known)
@@ -269,7 +270,7 @@ class Signature(Shown, Dated):
         ]
         if self.inner:  # a plan's source is without them
             faults += loose_paths("unread_tokens", self.unread_tokens, {one.module for one in self.inner})
-        for field in ("contiguous", "unverified", "not_finite", "drawn"):
+        for field in ("contiguous", "unverified", "not_finite", "drawn", "shallow_first"):
             faults += loose_paths(field, getattr(self, field), made)
         if not 0 <= self.positional <= len(self.arguments):
             expected = f"at most {len(self.arguments)} arguments"

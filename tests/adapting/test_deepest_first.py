@@ -1,0 +1,95 @@
+"""Outputs that come in another order than from shallow to deep serve, and are served, by their depth."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import autoadapt as aa
+
+
+class Stack(nn.Module):
+    """Layers over tokens, all of whose states come out as a function tells."""
+
+    def __init__(self, width, depth, tell, *, embed=None):
+        super().__init__()
+        torch.manual_seed(width)
+        self.embed = embed or nn.Embedding(30, width)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 2, width, 0, batch_first=True) for _ in range(depth)
+        )
+        self.tell = tell
+
+    def forward(self, tokens):
+        states = [self.embed(tokens)]
+        for layer in self.layers:
+            states.append(layer(states[-1]))
+        return self.tell(states)
+
+
+IDS = torch.randint(0, 30, (2, 7), generator=torch.Generator().manual_seed(0))
+
+
+def served(new, old, inputs=IDS):
+    net = aa.adapt(Stack(6, 4, new).eval(), like=Stack(8, 4, old).eval(), inputs=inputs)
+    net.verify().raise_if_failed()
+    return {route.target: route.source for route in net.plan.routes}
+
+
+ORDERS = {
+    "reversed": (lambda states: states[::-1], {"0": 4, "1": 3, "2": 2, "3": 1, "4": 0}),
+    "last and all": (lambda states: [states[-1], *states], {"0": 4, "1": 0, "2": 1, "3": 2, "4": 3}),
+    "all and first": (lambda states: [*states[1:], states[0]], {"0": 1, "1": 2, "2": 3, "3": 4, "4": 0}),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_what_comes_first_may_be_the_deepest(name):
+    tell, depths = ORDERS[name]
+    found = served(lambda states: states, tell)
+    assert {target: int(source) for target, source in found.items() if target in depths} == depths
+    found = served(tell, lambda states: states)
+    assert found == {str(depth): path for path, depth in depths.items()}
+
+
+def test_a_dict_of_them_is_served_by_depth():
+    found = served(lambda states: states, lambda states: {"end": states[4], "a": states[0], "b": states[2]})
+    assert found["end"] == "4"
+    assert found["a"] < found["b"] < "4"
+
+
+def test_two_of_them_are_served_in_their_own_order():
+    assert list(served(lambda states: states, lambda states: (states[4], states[1])).values()) == ["4", "2"]
+    assert list(served(lambda states: states, lambda states: {3: states[3], 1: states[1]}).values()) == ["4", "2"]
+    assert list(served(lambda states: states, lambda states: (states[1], states[4])).values()) == ["2", "4"]
+
+
+def test_sequences_of_vectors_as_well():
+    vectors = torch.randn(2, 7, 5)
+    new = Stack(6, 3, lambda states: states, embed=nn.Linear(5, 6)).eval()
+    old = Stack(8, 3, lambda states: states[::-1], embed=nn.Linear(5, 8)).eval()
+    net = aa.adapt(new, like=old, inputs=vectors)
+    assert [route.source for route in net.plan.routes] == ["3", "2", "1", "0"]
+
+
+def test_the_order_is_a_part_of_the_contract_only_where_it_is_another():
+    assert aa.capture(Stack(8, 2, lambda states: states), IDS).shallow_first == ()
+    seen = aa.capture(Stack(8, 2, lambda states: states[::-1]), IDS)
+    assert seen.shallow_first == ("2", "1", "0")
+    assert aa.Signature.model_validate_json(seen.model_dump_json()) == seen
+
+
+def test_outputs_beside_one_another_stay_in_their_order():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(30, 8)
+            self.deep = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+            self.flat = nn.Linear(8, 8)
+
+        def forward(self, tokens):
+            tokens = self.embed(tokens)
+            return self.deep(tokens), self.flat(tokens)
+
+    assert aa.capture(Branches(), IDS).shallow_first == ()
