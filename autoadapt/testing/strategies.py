@@ -121,7 +121,7 @@ def _values(
         return torch.randn(shape, generator=generator).to(spec.torch_dtype)
     if spec.dtype == "bool":
         return torch.rand(shape, generator=generator) < 0.5
-    low, high = range_at(signature.value_ranges.get(path, (0, 1)), signature.axes, sizes)
+    low, high = range_at(signature.value_ranges.get(path, (0, 1)), signature.axes, sizes, spec.dims)
     return torch.randint(low, high + 1, shape, generator=generator).to(spec.torch_dtype)
 
 

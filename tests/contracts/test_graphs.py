@@ -133,7 +133,7 @@ def test_nodes_are_no_graphs():
         aa.adapt(OfNodes(5), like=OfGraphs(8), inputs=(*GRAPH, torch.arange(NODES) // 6))
 
 
-@pytest.mark.parametrize("sizes", [(6, 4, 8), (3, 3, 3), (4,) * 5])
+@pytest.mark.parametrize("sizes", [(6, 4, 8), (3, 3, 3), (4,) * 5, (2,) * 4, (1,) * 4, (1, 1, 1), (1, 1)])
 def test_few_nodes_of_several_graphs_are_enough(sizes):
     batch, nodes = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), sum(sizes)
     graph = torch.randn(nodes, 6), LIST % nodes, ATTRIBUTES
@@ -141,3 +141,14 @@ def test_few_nodes_of_several_graphs_are_enough(sizes):
     assert dims(net.plan.target)[-1] == f"f32[{len(sizes)}, 8]"
     assert net.plan.target.axes["N"].smallest >= len(sizes)
     net.verify().raise_if_failed()
+    batch, new = torch.arange(NODES) // 4, net.backbone
+    torch.testing.assert_close(net(*GRAPH, batch), net.adapters["output"](new(*GRAPH, batch)))
+
+
+def test_a_mask_of_two_sentences_lists_no_edges():
+    class Masked(nn.Module):
+        def forward(self, mask, x):
+            return mask[:, :, None] * x[:, None]
+
+    x, mask = torch.randn(2, 5), torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    assert dims(aa.capture(Masked(), (mask, x)))[0] == "i64[B, N]"

@@ -199,23 +199,23 @@ class Session:
             for axis, size in enumerate(shape):
                 rows = torch.arange(size, device=given.device) % given.shape[axis]
                 given = given.index_select(axis, rows)
-            return (given if mask is not None else self._within(given, sizes)).clone().to(self.device)
+            return (given if mask is not None else self._within(given, spec, sizes)).clone().to(self.device)
         if mask is not None:
             least = mask.least(self.signature.axes, self.signature.outputs.leaves, sizes)
             return mask.example(shape, sizes[mask.axis], spec.torch_dtype, generator, least=least).to(self.device)
         if spec.is_floating:
             return torch.randn(shape, generator=generator).to(self.device, spec.torch_dtype)
-        low, high = range_at(self.signature.value_ranges.get(path, (0, 1)), self.signature.axes, sizes)
+        low, high = range_at(self.signature.value_ranges.get(path, (0, 1)), self.signature.axes, sizes, spec.dims)
         drawn = torch.randint(low, high + 1, shape, generator=generator)
         spread = low + torch.arange(drawn.numel()) * (high + 1 - low) // max(drawn.numel(), 1)  # each graph has nodes
         return (spread if drawn.dim() == 1 else drawn).to(self.device, spec.torch_dtype)
 
-    def _within(self, given: torch.Tensor, sizes: Mapping[str, int]) -> torch.Tensor:
+    def _within(self, given: torch.Tensor, spec: TensorSpec, sizes: Mapping[str, int]) -> torch.Tensor:
         """Integers that may be indices along an axis, as many as that has at some sizes."""
         if given.is_floating_point() or given.dtype == torch.bool or not given.numel():
             return given
         seen = (int(given.min()), int(given.max()))
-        high = range_at(seen, self.signature.axes, sizes)[1]
+        high = range_at(seen, self.signature.axes, sizes, spec.dims)[1]
         return given % (high + 1) if 0 <= high < seen[1] else given
 
     def leaves(self, returned: object, at: str = "") -> dict[str, torch.Tensor]:

@@ -207,10 +207,11 @@ def _others(contract: Contract) -> list[dict[str, int]]:
     return usual_sizes(contract.axes, contract.steps)
 
 
-def _less(contract: Contract) -> dict[str, int]:
-    """The example, one legal step smaller along all axes but the batch."""
+def _less(contract: Contract, graphs: int) -> dict[str, int]:
+    """The example, one legal step smaller along all axes but the batch, with no fewer nodes than graphs."""
     steps = {name: step for name, step in contract.steps.items() if name != "B"}
-    return {name: size - steps.get(name, 0) for name, size in contract.axes.example.items()}
+    less = {name: size - steps.get(name, 0) for name, size in contract.axes.example.items()}
+    return less | {"N": max(less["N"], graphs)} if graphs else less
 
 
 @dataclass
@@ -286,7 +287,7 @@ class _Runs:
 
     def slightly_smaller(self) -> list[Contradiction]:
         """Contradictions in the shapes of a run at a slightly smaller size, which the module may also refuse."""
-        less = _less(self.contract)
+        less = _less(self.contract, self.probe.graphs)
         found = self.again(less, seed=OTHER_SEED) if min(less.values(), default=0) > 0 else []
         return [one for one in found if one.path]
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from autoadapt.contracts.capturing.graph_sizes import lists_edges
 from autoadapt.contracts.capturing.probing import Shape
 
-__all__ = ["ENDS", "ONE", "InputAxes", "graph_axes", "graph_sizes", "settle_edges"]
+__all__ = ["ENDS", "ONE", "InputAxes", "graph_axes", "settle_edges"]
 
 ENDS = "ends"
 """The first axis of `edge_index`, of size 2; it is never varied, though much code would run with 3."""
@@ -30,26 +31,6 @@ class InputAxes:
         return [tuple(full[name] for name in names) for names in self.names]
 
 
-def graph_sizes(tensors: Sequence[torch.Tensor]) -> dict[str, int]:
-    """How many nodes and edges a graph has; empty where no input `[2, E]` holds row indices of another input.
-
-    Nodes are the first matrix, a floating one if there is any, that has neither 2 nor E rows: those of 2 rows are two
-    sentences of token ids, those of E rows attributes of edges. Only if there is no other do matrices of E rows count.
-
-    Example:
-        >>> graph_sizes([torch.randn(5, 3), torch.tensor([[0, 1, 4], [1, 2, 0]])])
-        {'N': 5, 'E': 3}
-    """
-    tables = sorted((one for one in tensors if one.dim() == 2), key=lambda one: not one.is_floating_point())
-    nodes = [one.shape[0] for one in tables if one.shape[0] != 2]
-    for edges in tensors:
-        if nodes and _is_list(edges) and not edges.is_meta and edges.numel():
-            count = next((one for one in nodes if one != edges.shape[1]), nodes[0])
-            if int(edges.min()) >= 0 and int(edges.max()) < count:
-                return {"N": count, "E": edges.shape[1]}
-    return {}
-
-
 def graph_axes(tensors: Sequence[torch.Tensor], graph: Mapping[str, int]) -> InputAxes:
     """Axes of the inputs of a graph network: first axes of that size are named `N`, else `E`.
 
@@ -59,7 +40,9 @@ def graph_axes(tensors: Sequence[torch.Tensor], graph: Mapping[str, int]) -> Inp
     """
     example, names = dict(graph), list[tuple[str, ...]]()
     for tensor in tensors:
-        first = ENDS if _is_list(tensor) else next((n for n, size in graph.items() if tensor.shape[:1] == (size,)), "")
+        first = (
+            ENDS if lists_edges(tensor) else next((n for n, size in graph.items() if tensor.shape[:1] == (size,)), "")
+        )
         row = [first or _fresh("B", tensor.shape[0], example)] if tensor.dim() else []
         for size in tensor.shape[1:]:
             row.append("E" if first == ENDS else _fresh("C", size, example, row))
@@ -87,10 +70,6 @@ def settle_edges(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool])
         if run_shapes(settled.shapes(more)):
             return settled
     return axes
-
-
-def _is_list(tensor: torch.Tensor) -> bool:
-    return tensor.dim() == 2 and tensor.shape[0] == 2 and tensor.dtype == torch.int64
 
 
 def _fresh(letter: str, size: int, example: Mapping[str, int], taken: Sequence[str] = ()) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from autoadapt.contracts.capturing.graph_sizes import as_graphs
+
 __all__ = [
-    "graphs_told",
     "is_added",
     "is_binary",
     "is_of_pairs",
@@ -96,7 +97,7 @@ def with_lengths(made: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) ->
         given: The tensors before resizing.
     """
     changed = {old.shape[1]: new.shape[1] for old, new in zip(given, made, strict=True) if old.dim() > 1}
-    return [_with_graphs(_with_length(one, changed), old) for one, old in zip(made, given, strict=True)]
+    return as_graphs([_with_length(one, changed) for one in made], given)
 
 
 def _with_length(tensor: torch.Tensor, changed: Mapping[int, int]) -> torch.Tensor:
@@ -104,23 +105,3 @@ def _with_length(tensor: torch.Tensor, changed: Mapping[int, int]) -> torch.Tens
         if size != wanted and may_be_lengths(tensor, size) and tensor.max() == size:
             return torch.where(tensor == size, wanted, tensor.clamp(max=wanted))
     return tensor
-
-
-def _with_graphs(made: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-    """The graph numbers of nodes, `batch` in torch_geometric, for another number of nodes and as many graphs."""
-    count = graphs_told(given) if len(made) != len(given) else 0
-    return torch.arange(len(made), device=made.device) * count // max(len(made), 1) if count else made
-
-
-def graphs_told(tensor: torch.Tensor) -> int:
-    """The number of graphs, if a tensor holds the graph number of each node; else 0.
-
-    Example:
-        >>> graphs_told(torch.tensor([0, 0, 1, 2, 2])), graphs_told(torch.tensor([0, 2, 1]))
-        (3, 0)
-    """
-    if tensor.dim() != 1 or tensor.dtype != torch.int64 or tensor.is_meta or not tensor.numel():
-        return 0
-    steps, last = tensor.diff(), int(tensor[-1])
-    in_order = bool(((steps == 0) | (steps == 1)).all()) and int(tensor[0]) == 0 < last < len(tensor) - 1
-    return last + 1 if in_order else 0

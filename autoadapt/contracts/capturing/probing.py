@@ -18,8 +18,9 @@ from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.capturing.class_tokens import ALONE
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.devices import device_of, on_meta_device
+from autoadapt.contracts.capturing.graph_sizes import graph_sizes, graphs_told
 from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf, Watcher, kind_of, times_written, watch
-from autoadapt.contracts.capturing.likely_masks import graphs_told, with_lengths
+from autoadapt.contracts.capturing.likely_masks import with_lengths
 from autoadapt.contracts.capturing.run_values import keeps_a_call
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
 from autoadapt.contracts.instances import parts_of
@@ -141,7 +142,8 @@ class Probe:
     @property
     def graphs(self) -> int:
         """The number of graphs in the example, if an input holds the graph number of each node; else 0."""
-        return max(map(graphs_told, self._tensors), default=0)
+        nodes = graph_sizes(self._tensors).get("N", 0)
+        return max((graphs_told(one, nodes) for one in self._tensors), default=0)
 
     @property
     def invents(self) -> bool:

@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 import torch
 
-from autoadapt.contracts.capturing.graph_axes import ENDS, ONE, InputAxes, graph_axes, graph_sizes
+from autoadapt.contracts.capturing.graph_axes import ENDS, ONE, InputAxes, graph_axes
+from autoadapt.contracts.capturing.graph_sizes import graph_sizes
 from autoadapt.contracts.capturing.likely_masks import is_binary, is_of_pairs, may_be_lengths, may_hide
 from autoadapt.contracts.capturing.probing import Observation, Shape
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field
 
@@ -69,15 +69,19 @@ class AxisSizes(MadeByHand):
         return Dim(self.example) if self.step == 0 else Dim.axis(name) * self.step + self.offset
 
 
-def range_at(seen: tuple[int, int], axes: Mapping[str, AxisSizes], sizes: Mapping[str, int]) -> tuple[int, int]:
+def range_at(
+    seen: tuple[int, int], axes: Mapping[str, AxisSizes], sizes: Mapping[str, int], dims: Sequence[Dim] = ()
+) -> tuple[int, int]:
     """The smallest and largest integer that an input may hold at other sizes.
 
     The integers may be indices along any axis that was longer than the largest of them, so they stay within each.
+    What is told of each node of a graph, `[N]`, is no index of edges.
 
     Args:
         seen: The smallest and the largest integer at the example.
         axes: The axes of the input, with the sizes of the example.
         sizes: A size for every axis.
+        dims: The dims of the input.
 
     Example:
         >>> cloud = {"N": AxisSizes(example=64), "C": AxisSizes(example=3)}
@@ -85,7 +89,9 @@ def range_at(seen: tuple[int, int], axes: Mapping[str, AxisSizes], sizes: Mappin
         ((2, 10), (2, 62))
     """
     low, high = seen
-    most = min([high, *(sizes[name] - 1 for name, axis in axes.items() if axis.example > high and name in sizes)])
+    of_nodes = dims[:1] == (Dim.axis("N"),)
+    listed = [name for name in axes if name in sizes and not (of_nodes and name == "E")]
+    most = min([high, *(sizes[name] - 1 for name in listed if axes[name].example > high)])
     return min(low, max(most, 0)), max(most, 0)
 
 
