@@ -42,6 +42,36 @@ def test_it_is_told_by_changing_tokens(module: nn.Module, ahead: bool) -> None:
     assert aa.capture(module.eval(), TOKENS).looks_ahead is ahead
 
 
+class Turned(nn.Module):
+    """The same of tokens first, `[N, B, C]`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.module(tokens.transpose(0, 1)).transpose(0, 1)
+        return made
+
+
+@pytest.mark.parametrize(
+    ("module", "ahead"),
+    [
+        (nn.LSTM(5, 6), False),
+        (nn.LSTM(5, 6, bidirectional=True), True),
+        (nn.GRU(5, 6, num_layers=2), False),
+        (Turned(Reading(6, causal=True)), False),
+        (Turned(Reading(6, causal=False)), True),
+        (nn.TransformerEncoderLayer(5, 1, 8, dropout=0), True),
+    ],
+)
+@pytest.mark.parametrize("shape", [(8, 2, 5), (7, 3, 5)])
+def test_it_is_told_of_tokens_that_come_first(module: nn.Module, ahead: bool, shape: tuple[int, ...]) -> None:
+    seen = aa.capture(module.eval(), torch.randn(shape))
+    assert str(seen.inputs.leaves[0]) == "f32[N, B, 5]"
+    assert seen.looks_ahead is ahead
+
+
 class Mixing(nn.Module):
     """Vectors of tokens by a mean over others, whose weights are given."""
 
@@ -84,6 +114,12 @@ def test_a_mask_that_leaves_one_token_shows_nothing() -> None:
 def test_images_and_points_have_nothing_behind_them() -> None:
     assert aa.capture(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 16, 16)).looks_ahead is None
     assert aa.capture(nn.Linear(3, 4), torch.randn(2, 64, 3)).looks_ahead is None
+
+
+def test_modules_of_tokens_first_that_differ_in_it_serve_each_other_with_a_remark() -> None:
+    plan = aa.adapt(nn.LSTM(5, 6, bidirectional=True), like=nn.LSTM(5, 8), inputs=torch.randn(8, 2, 5)).plan
+    assert any("behind" in remark for remark in plan.remarks)
+    assert not aa.adapt(nn.GRU(5, 6), like=nn.GRU(5, 8), inputs=torch.randn(8, 2, 5)).plan.remarks
 
 
 def test_modules_that_differ_in_it_serve_each_other_with_a_remark() -> None:

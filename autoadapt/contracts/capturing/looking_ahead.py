@@ -48,7 +48,7 @@ class LookingAhead:
         """
         tree, tensors = flatten(self.arguments.values)
         axis, rows = self._tokens(tensors)
-        listed = {i: [str(dim) for dim in dims].index(axis) for i, dims in enumerate(outputs) if _lists(dims, axis)}
+        listed = {i: places for i, dims in enumerate(outputs) if (places := _samples_and_tokens(dims, axis))}
         if not rows or not listed or self._is_dear() or self._hides_some(tensors, axis):
             return None
         device = device_of(self.module)
@@ -57,10 +57,10 @@ class LookingAhead:
         rows_in = zip(tensors, self.axes.names, strict=True)
         given = [self._repeated(tensor, names, 1 + len(starts)) for tensor, names in rows_in]
         for i in rows:
-            place = self.axes.names[i].index(axis) - 1
+            names = self.axes.names[i]
             for sample, start in enumerate(starts, 1):
-                tokens = given[i][sample].narrow(place, start, size - start)
-                tokens.copy_(others(tokens, tensors[i]))
+                changed = given[i].narrow(names.index("B"), sample, 1).narrow(names.index(axis), start, size - start)
+                changed.copy_(others(changed, tensors[i]))
         with undisturbed(), torch.no_grad():
             model = in_eval_mode(copy_module(self.module, clone_buffers))
             call = Arguments(rebuild(tree, [one.to(device) for one in given]), self.arguments.positional)
@@ -68,35 +68,40 @@ class LookingAhead:
                 found = flatten(call.call(model))[1]
             except Exception:  # a model of one batch size, or one that needs meaningful values, tells nothing
                 return None
-        return _moves_in_front([found[i].movedim(axis, 1) for i, axis in listed.items()], starts)
+        return _moves_in_front([found[i].movedim(places, (0, 1)) for i, places in listed.items()], starts)
 
     def _tokens(self, tensors: Sequence[torch.Tensor]) -> tuple[str, list[int]]:
-        """The axis of tokens, and the inputs that list these, samples first, and hide none; not of clouds of points."""
+        """The axis of tokens, and the inputs that list these and hide none; not of clouds of points."""
         names = [name for row in self.axes.names for name in row if name[0] == "N"]
         axis = next((name for name in names if self.axes.example[name] > 1), "")
         rows = zip(tensors, self.axes.names, strict=True)
-        listing = [i for i, (one, row) in enumerate(rows) if axis in row[1:] and row[0] == "B" and not may_hide(one)]
+        listing = [i for i, (one, row) in enumerate(rows) if {axis, "B"} <= {*row} and not may_hide(one)]
         firm = [i for i in listing if not tensors[i].is_meta and not tensors[i].is_complex()]
-        return axis, [i for i in firm if tensors[i].dim() == 2 or POINT.isdisjoint(tensors[i].shape[1:])]
+        channels = {i: [self.axes.example[name] for name in {*self.axes.names[i]} - {axis, "B"}] for i in firm}
+        return axis, [i for i in firm if POINT.isdisjoint(channels[i])]
 
     def _repeated(self, tensor: torch.Tensor, names: Sequence[str], count: int) -> torch.Tensor:
-        if names[:1] != ("B",):
+        if "B" not in names:
             return tensor
-        return tensor[:1].detach().expand(count, *tensor.shape[1:]).clone()
+        samples = names.index("B")
+        sizes = [count if axis == samples else -1 for axis in range(tensor.dim())]
+        return tensor.narrow(samples, 0, 1).detach().expand(sizes).clone()
 
     def _hides_some(self, tensors: Sequence[torch.Tensor], axis: str) -> bool:
         """Whether a mask hides some tokens of the first sample, which then tell nothing."""
-        masks = [one[:1] for one, row in zip(tensors, self.axes.names, strict=True) if axis in row and may_hide(one)]
-        return any(bool((one != one.flatten()[0]).any()) for one in masks if not one.is_meta)
+        rows = zip(tensors, self.axes.names, strict=True)
+        masks = [self._repeated(one, row, 1) for one, row in rows if axis in row and may_hide(one) and not one.is_meta]
+        return any(bool((one != one.flatten()[0]).any()) for one in masks)
 
     def _is_dear(self) -> bool:
         return on_meta_device(self.module) or takes_long(device_of(self.module), self.work.multiply_adds * 3)
 
 
-def _lists(dims: Sequence[Dim], axis: str) -> bool:
-    """Whether an output is samples of such tokens, or more than one thing of each."""
+def _samples_and_tokens(dims: Sequence[Dim], axis: str) -> tuple[int, int] | None:
+    """Where an output lists samples and where such tokens, if it is that or more than one thing of each."""
     shown = [str(dim) for dim in dims]
-    return len(dims) == 3 and shown[0] == "B" and shown.count(axis) == 1
+    is_both = len(dims) == 3 and shown.count("B") == shown.count(axis) == 1
+    return (shown.index("B"), shown.index(axis)) if is_both else None
 
 
 def _moves_in_front(tokens: Sequence[torch.Tensor], starts: Sequence[int]) -> bool | None:
