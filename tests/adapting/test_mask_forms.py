@@ -135,3 +135,34 @@ def test_as_many_items_as_tokens_hide_neither_what_is_a_mask_nor_how_it_lies(kin
     assert [str(spec) for spec in seen.inputs.leaves] == ["f32[B, N, 5]", f"i64{dims}"]
     assert str(seen.outputs.leaves[0]) == "f32[B, N, 4]"
     assert [(one.argument, one.shared) for one in seen.masks] == [("mask", dims == "[N, N]")]
+
+
+class Broadcasting(Attending):
+    """What raises at no mask of another form: one of two axes gets a third, and one of four gets a fifth."""
+
+    def forward(self, x, mask):
+        y, four = self.embed(x), self.form in ("added", "heads")
+        shown = mask[:, 0] if four else mask[:, None]
+        shown = {"inverted": lambda: ~shown.bool(), "numbers": lambda: shown > 0}.get(self.form, lambda: shown)()
+        return y + nn.functional.scaled_dot_product_attention(y, y, y, attn_mask=shown)
+
+
+@pytest.mark.parametrize("own", ["numbers", "inverted"])
+@pytest.mark.parametrize("given", ["added", "heads", "numbers", "inverted"])
+def test_a_mask_that_makes_other_axes_of_what_comes_out_is_given_in_another_form(given, own):
+    new = Broadcasting(6, own).eval()
+    net = aa.adapt(new, like=Broadcasting(4, given).eval(), inputs=(TOKENS, MASKS[given]))
+    expected = net.adapters["output"](new(TOKENS, MASKS[own]))
+    torch.testing.assert_close(net(TOKENS, MASKS[given])[COUNTS], expected[COUNTS])
+    assert net.plan.source.looks_ahead is net.plan.target.looks_ahead is True
+    assert not net.plan.remarks
+    net.verify().raise_if_failed()
+
+
+def test_what_changes_its_axes_whatever_the_mask_is_refused_as_before():
+    class Odd(Attending):
+        def forward(self, x, mask):
+            return self.embed(x)[(None,) * (x.shape[1] % 2)]
+
+    with pytest.raises(aa.CaptureError, match="changes its number of axes"):
+        aa.adapt(Odd(6, "numbers"), like=Broadcasting(4, "heads"), inputs=(TOKENS, MASKS["heads"]))

@@ -46,20 +46,31 @@ def capture_source(
     refuse_scripts(new)
     check_inputs(inputs)  # before the attempts, which would fall back to the size in the module's configuration
     first = _trimmed(new, _by_name(new, target, inputs if inputs is not None else _from_signature(target)))
-    refused: AdaptError | None = None
     known: list[Callable[[], object]] = [partial(_same, first), partial(told_inputs, new)]
     captured = partial(_without_strangers, new, target, inner=inner, grid=grid)
-    for options in (known, _guesses(new, first, target)):
-        for option in options:
-            try:
-                given = option()
-                return _with_masks(captured(given), target, given, captured)
-            except AdaptError as error:
-                refused = refused or error
-        if not isinstance(refused, InputError):
-            break  # it runs, and would fail in the same way at any input
-    assert refused is not None, "every option that does not return has raised"
-    raise _refused_everywhere(refused, first)
+    found = _first_that_runs(known, target, captured)
+    if isinstance(found, Signature):
+        return found
+    # what runs would fail in the same way at any input, but for masks of another form
+    others = _guesses(new, first, target) if isinstance(found, InputError) else _masked_otherwise(target, first)
+    other = _first_that_runs(others, target, captured)
+    if isinstance(other, Signature):
+        return other
+    raise _refused_everywhere(found, first)
+
+
+def _first_that_runs(
+    options: Iterable[Callable[[], object]], target: Signature, captured: Callable[[object], Signature]
+) -> Signature | AdaptError:
+    """The signature on the first inputs that the new module takes; else why it refuses the first of all."""
+    refused: AdaptError | None = None
+    for option in options:
+        try:
+            given = option()
+            return _with_masks(captured(given), target, given, captured)
+        except AdaptError as error:
+            refused = refused or error
+    return refused or AdaptError("there are no other inputs to try")
 
 
 def _with_masks(
@@ -118,7 +129,7 @@ def _guesses(new: nn.Module, first: object, target: Signature) -> Iterator[Calla
     yield partial(_with_truths, first)
     yield partial(_taken_out, first)
     yield partial(_samples_exchanged, first)
-    yield from (partial(_same, other) for other in masks_otherwise(target, first))
+    yield from _masked_otherwise(target, first)
     if other_first := _is_clip_or_of_another_rank(new, first):
         yield from _guesses_of_other_ranks(new, first)
     sized: Iterable[object] = (first,)
@@ -135,6 +146,11 @@ def _guesses(new: nn.Module, first: object, target: Signature) -> Iterator[Calla
         yield partial(_turned_with_channels, new, inputs)
     if not other_first:
         yield from _guesses_of_other_ranks(new, first)
+
+
+def _masked_otherwise(target: Signature, first: object) -> Iterator[Callable[[], object]]:
+    """The inputs with masks of other forms."""
+    yield from (partial(_same, other) for other in masks_otherwise(target, first))
 
 
 def _guesses_of_other_ranks(new: nn.Module, first: object) -> Iterator[Callable[[], object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
-from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.signature import Mask, mask_at
+from autoadapt.contracts.trees import flatten, path_texts, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
 __all__ = ["LookingAhead"]
@@ -36,6 +38,8 @@ class LookingAhead:
     axes: InputAxes
     work: Work
     """Of one pass at the example, as far as it is known."""
+    masks: Sequence[Mask] = ()
+    """Which of its inputs hide tokens."""
 
     def tell(self, outputs: Sequence[Sequence[Dim]]) -> bool | None:
         """Whether any token depends on those behind it; None where there are no tokens, or the run tells nothing.
@@ -47,6 +51,7 @@ class LookingAhead:
             outputs: The dims of each output.
         """
         tree, tensors = flatten(self.arguments.values)
+        tensors = [self._shown(path, tensor) for path, tensor in zip(path_texts(tree), tensors, strict=True)]
         axis, rows = self._tokens(tensors)
         listed = {i: places for i, dims in enumerate(outputs) if (places := _samples_and_tokens(dims, axis))}
         if not rows or not listed or self._is_dear() or self._hides_some(tensors, axis):
@@ -86,6 +91,13 @@ class LookingAhead:
         samples = names.index("B")
         sizes = [count if axis == samples else -1 for axis in range(tensor.dim())]
         return tensor.narrow(samples, 0, 1).detach().expand(sizes).clone()
+
+    def _shown(self, path: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A mask of tokens that hides none, whatever its ones mean; other inputs as they are."""
+        mask = mask_at(self.masks, path)
+        if mask is None or mask.shared or math.prod(tensor.shape[1:-1]) != 1:
+            return tensor
+        return mask.made(torch.ones(len(tensor), self.axes.example[mask.axis]) > 0, tensor.shape, tensor.dtype)
 
     def _hides_some(self, tensors: Sequence[torch.Tensor], axis: str) -> bool:
         """Whether a mask hides some tokens of the first sample, which then tell nothing."""

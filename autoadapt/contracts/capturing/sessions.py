@@ -136,7 +136,7 @@ class Session:
             written=self._written(trained),
             invariants=gatherings,
             masks=masks,
-            looks_ahead=self._looks_ahead(solution),
+            looks_ahead=self._looks_ahead(solution, masks),
             unverified=solution.unverified,
             contiguous=self._contiguous(),
             value_ranges=value_ranges(tensors_in),
@@ -365,9 +365,9 @@ class Session:
         found = Masks(self._module, self._arguments, self._runs.axes, self._probe.work, solution.outputs, names)
         return tuple(mask for mask in found.find() if mask.axis in legal) if self._confirm else ()
 
-    def _looks_ahead(self, solution: Solution) -> bool | None:
+    def _looks_ahead(self, solution: Solution, masks: Sequence[Mask]) -> bool | None:
         """Whether tokens depend on later ones; None without confirmation by real runs."""
-        found = LookingAhead(self._module, self._arguments, self._runs.axes, self._probe.work)
+        found = LookingAhead(self._module, self._arguments, self._runs.axes, self._probe.work, masks)
         return found.tell(solution.outputs) if self._confirm else None
 
     def _input_specs(self, varying: Collection[str], masks: Sequence[Mask]) -> tuple[TensorSpec, ...]:
