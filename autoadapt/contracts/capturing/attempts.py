@@ -56,13 +56,14 @@ def capture_source(
     other = _first_that_runs(others, target, captured)
     if isinstance(other, Signature):
         return other
+    assert found is not None, "there are inputs to try"
     raise _refused_everywhere(found, first)
 
 
 def _first_that_runs(
     options: Iterable[Callable[[], object]], target: Signature, captured: Callable[[object], Signature]
-) -> Signature | AdaptError:
-    """The signature on the first inputs that the new module takes; else why it refuses the first of all."""
+) -> Signature | AdaptError | None:
+    """The signature on the first inputs that the new module takes; else why it refuses the first, if there are any."""
     refused: AdaptError | None = None
     for option in options:
         try:
@@ -70,7 +71,7 @@ def _first_that_runs(
             return _with_masks(captured(given), target, given, captured)
         except AdaptError as error:
             refused = refused or error
-    return refused or AdaptError("there are no other inputs to try")
+    return refused
 
 
 def _with_masks(
