@@ -1,4 +1,4 @@
-"""Vectors made of the last token that counts come from that of the new module, not from a mean over all."""
+"""Vectors made of the last token come from that of the new module; of the first, from a mean, which is said."""
 
 from __future__ import annotations
 
@@ -83,6 +83,32 @@ def test_vectors_made_of_other_tokens_are_made_as_before(way):
     old = Pooled(OTHERS[way])
     assert not aa.capture(old, (IDS, MASK)).outputs.leaves[0].last_token
     assert "mean over 1" in str(aa.adapt(Causal(6), like=old, inputs=(IDS, MASK)).plan)
+
+
+FIRST = {
+    "at 0": lambda tokens, mask: tokens[:, 0],
+    "cut": lambda tokens, mask: tokens[:, :1].squeeze(1),
+    "by the size": lambda tokens, mask: tokens[:, -tokens.shape[1]].tanh(),
+}
+
+
+@pytest.mark.parametrize("way", FIRST)
+def test_a_mean_of_tokens_for_a_vector_made_of_the_first_alone_is_said(way):
+    old = Pooled(FIRST[way])
+    spec = aa.capture(old, (IDS, MASK)).outputs.leaves[0]
+    assert spec.first_token
+    assert not spec.last_token
+    assert aa.TensorSpec.parse(spec.in_full).first_token
+    told = "averaged over N: a mean of its tokens, while the old vector was made of the first token alone"
+    assert aa.adapt(Causal(6), like=old, inputs=(IDS, MASK)).plan.routes[0].remark == told
+    assert not aa.adapt(Pooled(FIRST[way], 6), like=old, inputs=(IDS, MASK)).plan.routes[0].remark
+
+
+@pytest.mark.parametrize("way", [way for way in (*OTHERS, *LAST) if way != "first"])
+def test_nothing_is_said_of_first_tokens_where_the_vector_was_made_of_others(way):
+    old = Pooled({**OTHERS, **LAST}[way])
+    assert not aa.capture(old, (IDS, MASK)).outputs.leaves[0].first_token
+    assert "first" not in aa.adapt(Causal(6), like=old, inputs=(IDS, MASK)).plan.routes[0].remark
 
 
 @pytest.mark.slow

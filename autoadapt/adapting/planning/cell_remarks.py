@@ -70,7 +70,8 @@ def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation], d
         lost = f"finer than its source (stride {have[finer[0]]}): detail is interpolated, not seen"
         return "; ".join(filter(None, [lost, _dilating(int(want[finer[0]]), target, dilated_by)]))
     if set(have) - set(want) and not any(isinstance(step, Take) for step in steps):
-        return f"averaged over {', '.join(sorted(set(have) - set(want)))}"
+        alone = ": a mean of its tokens, while the old vector was made of the first token alone" * target.first_token
+        return f"averaged over {', '.join(sorted(set(have) - set(want)))}{alone}"
     if have != want:
         return ""
     wanted = [atom.dim for atoms in factored(target).atoms for atom in atoms]

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoadapt.contracts.capturing.by_tensor import ByTensor
 from autoadapt.contracts.capturing.class_tokens import class_tokens_followed
-from autoadapt.contracts.capturing.last_tokens import last_tokens_followed
+from autoadapt.contracts.capturing.end_tokens import end_tokens_followed
 from autoadapt.contracts.capturing.value_bounds import CLAMPING, value_bounds_followed
 
 __all__ = ["Cells", "CentresFollowed", "Grid"]
@@ -81,7 +81,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._grids = ByTensor[Grid]()
         self.class_tokens, self.bounds = class_tokens_followed(), value_bounds_followed()
-        self.last_tokens = last_tokens_followed(self._sequence)
+        self.end_tokens = end_tokens_followed(self._sequence)
         self._lengths: set[int] = set()
         for tensor, names in inputs:
             sizes = {name: size for name, size in zip(names, tensor.shape, strict=True) if name and name[0] != "B"}
@@ -115,7 +115,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return returned
 
     def _note_kinds(self, name: str, named: Mapping[str, Any], moving: Tensors, made: Tensors) -> None:
-        for follower in (self.class_tokens, self.bounds, self.last_tokens):
+        for follower in (self.class_tokens, self.bounds, self.end_tokens):
             follower.note(name, named, moving, made)
 
     def _sequence(self, tensor: torch.Tensor) -> list[int]:

@@ -18,6 +18,7 @@ from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
 from autoadapt.contracts.capturing.class_tokens import ALONE
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.devices import device_of, on_meta_device
+from autoadapt.contracts.capturing.end_tokens import End
 from autoadapt.contracts.capturing.graph_sizes import graph_sizes, graphs_told
 from autoadapt.contracts.capturing.inner_calls import InnerKey, InnerLeaf, Watcher, kind_of, times_written, watch
 from autoadapt.contracts.capturing.likely_masks import with_lengths
@@ -73,8 +74,8 @@ class Observation:
     """Where its cells lie, if that was followed."""
     class_tokens: tuple[bool, ...] = ()
     """Whether it is computed from class tokens alone, if that was followed."""
-    last_tokens: tuple[bool, ...] = ()
-    """Whether it is computed from the last token alone, if that was followed."""
+    end_tokens: tuple[End | None, ...] = ()
+    """Which token alone it is computed from, the first or the last, if that was followed."""
     bounds: tuple[Bound | None, ...] = ()
     """The bounds within which an activation leaves its values, if that was followed."""
     behind: tuple[Behind | None, ...] = ()
@@ -293,7 +294,7 @@ class Probe:
             grids=tuple(map(followed.grid, outputs)),
             class_tokens=tuple(followed.class_tokens.of(output) is ALONE for output in outputs),
             bounds=tuple(map(followed.bounds.of, outputs)),
-            last_tokens=tuple(bool(followed.last_tokens.of(output)) for output in outputs),
+            end_tokens=tuple(map(followed.end_tokens.of, outputs)),
         )
 
 

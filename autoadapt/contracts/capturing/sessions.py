@@ -23,6 +23,7 @@ from autoadapt.contracts.capturing.confirming import (
     confirm_drawing,
 )
 from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates, sizes_for_depths
+from autoadapt.contracts.capturing.end_tokens import end_tokens
 from autoadapt.contracts.capturing.first_calls import confirm_first_call
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.fixed_maps import rows_of_fixed_maps
@@ -31,7 +32,6 @@ from autoadapt.contracts.capturing.graph_axes import settle_edges
 from autoadapt.contracts.capturing.held_values import agreed_bounds, telling_outputs, with_held
 from autoadapt.contracts.capturing.in_place import raised
 from autoadapt.contracts.capturing.inside import inner_outputs
-from autoadapt.contracts.capturing.last_tokens import last_tokens
 from autoadapt.contracts.capturing.left_out import refuse_left_out
 from autoadapt.contracts.capturing.likely_masks import may_hide
 from autoadapt.contracts.capturing.looking_ahead import LookingAhead
@@ -341,14 +341,15 @@ class Session:
     def _told(
         self, solution: Solution, measured: Measured, followed: Sequence[Run]
     ) -> dict[InnerKey | int, dict[str, object]]:
-        """Fields of the specs besides dtype and dims: centres, order of cells, points, class and last tokens."""
+        """Fields of the specs besides dtype and dims: centres, order of cells, points, class, first and last tokens."""
         outer, inner = output_centres(solution.outputs, followed), inner_centres(solution.inner, followed)
         centres = dict[InnerKey | int, tuple[Centres, ...]]([*enumerate(outer), *inner.items()])
         dims = dict[InnerKey | int, tuple[Dim, ...]]([*enumerate(solution.outputs), *solution.inner.items()])
         vectors = class_tokens(dims, followed)
-        last = last_tokens(solution.outputs, [run.last_tokens for _, run in followed])
+        ends = end_tokens(solution.outputs, [run.end_tokens for _, run in followed])
         return {
-            key: {"centres": centres[key], "class_token": key in vectors, "last_token": key in last}
+            key: {"centres": centres[key], "class_token": key in vectors}
+            | {f"{end}_token": True for number, end in ends.items() if number == key}
             | measured.told(key)
             for key in centres
         }

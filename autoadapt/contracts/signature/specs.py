@@ -48,11 +48,11 @@ _LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE
 }
 """torch's own names of dtypes, which `parse` takes too."""
 _SPEC = re.compile(
-    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|last|points|rows|norm|probabilities|never|between)\b)[a-z]\w*)?\s*"
+    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|first|last|points|rows|norm|probabilities|never|between)\b)[a-z]\w*)?\s*"
     r"(?:in (?P<cells>columns|unknown|HTW|HWT|TWH|WTH) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
     r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
-    r"(?P<class_token>class token)?\s*(?P<last_token>last token)?\s*(?:points on axis (?P<point_axis>[12])\b)?\s*"
-    r"(?:rows on axis (?P<map_axis>[12])\b)?\s*"
+    r"(?P<class_token>class token)?\s*(?:(?P<end_token>first|last) token)?\s*"
+    r"(?:points on axis (?P<point_axis>[12])\b)?\s*(?:rows on axis (?P<map_axis>[12])\b)?\s*"
     r"(?:(?P<held>norm 1|(?:log-)?probabilities|never negative|between (?:0|-1) and 1)"
     r"(?: along axis (?P<held_axis>\d+)\b(?P<held_on> on\b)?)?)?\s*"
     r"(?:=\s*(?P<same>\S+))?\s*$"
@@ -134,6 +134,8 @@ class TensorSpec(Frozen):
     is 32. Not compared by `==`."""
     class_token: bool = Field(default=False, exclude_if=lambda told: not told, repr=False)
     """Whether it is computed from the class token alone, and not by pooling cells. Not compared by `==`."""
+    first_token: bool = Field(default=False, exclude_if=lambda told: not told, repr=False)
+    """Whether it is computed from the first token of a sequence, and from no other. Not compared by `==`."""
     last_token: bool = Field(default=False, exclude_if=lambda told: not told, repr=False)
     """Whether it is computed from the last token of a sequence that counts, and from no other. Not compared by `==`."""
     point_axis: int | None = Field(default=None, exclude_if=lambda axis: axis is None, repr=False)
@@ -201,7 +203,8 @@ class TensorSpec(Frozen):
             centres=_read_centres(found["centres"], dims) if found["centres"] else (),
             depth=float(found["depth"]) if found["depth"] else None,
             class_token=bool(found["class_token"]),
-            last_token=bool(found["last_token"]),
+            first_token=found["end_token"] == "first",
+            last_token=found["end_token"] == "last",
             point_axis=int(found["point_axis"]) if found["point_axis"] else None,
             map_axis=int(found["map_axis"]) if found["map_axis"] else None,
             holds=_read_held(found, dims) if found["held"] else None,
@@ -245,8 +248,8 @@ class TensorSpec(Frozen):
             yield f"depth {_number(self.depth)}"
         if self.class_token:
             yield "class token"
-        if self.last_token:
-            yield "last token"
+        if self.first_token or self.last_token:
+            yield f"{'first' if self.first_token else 'last'} token"
         if self.point_axis is not None:
             yield f"points on axis {self.point_axis}"
         if self.map_axis is not None:
