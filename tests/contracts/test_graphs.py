@@ -145,6 +145,18 @@ def test_few_nodes_of_several_graphs_are_enough(sizes):
     torch.testing.assert_close(net(*GRAPH, batch), net.adapters["output"](new(*GRAPH, batch)))
 
 
+def test_a_graph_of_one_node_is_verified_without_false_alarm():
+    graph = torch.randn(1, 6), torch.zeros(2, 3, dtype=torch.int64), torch.randn(3, 4)
+    aa.adapt(Encoder(5).eval(), like=Encoder(8).eval(), inputs=graph).verify().raise_if_failed()
+
+
+@pytest.mark.parametrize("edges", [3, NODES])
+def test_as_many_edges_as_graphs_or_nodes_leave_no_graph_without_a_node(edges):
+    batch, graph = torch.arange(NODES) // 4, (X, LIST[:, :edges], ATTRIBUTES[:edges])
+    net = aa.adapt(OfGraphs(5).eval(), like=OfGraphs(8).eval(), inputs=(*graph, batch))
+    net.verify().raise_if_failed()
+
+
 def test_a_mask_of_two_sentences_lists_no_edges():
     class Masked(nn.Module):
         def forward(self, mask, x):

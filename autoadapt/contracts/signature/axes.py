@@ -75,7 +75,7 @@ def range_at(
     """The smallest and largest integer that an input may hold at other sizes.
 
     The integers may be indices along any axis that was longer than the largest of them, so they stay within each.
-    What is told of each node of a graph, `[N]`, is no index of edges.
+    What is told of each node of a graph, `[N]`, is no index of edges; these, `[2, E]`, are indices of nodes.
 
     Args:
         seen: The smallest and the largest integer at the example.
@@ -89,9 +89,10 @@ def range_at(
         ((2, 10), (2, 62))
     """
     low, high = seen
-    of_nodes = dims[:1] == (Dim.axis("N"),)
-    listed = [name for name in axes if name in sizes and not (of_nodes and name == "E")]
-    most = min([high, *(sizes[name] - 1 for name in listed if axes[name].example > high)])
+    of_nodes, are_edges = dims[:1] == (Dim.axis("N"),), dims == (Dim(2), Dim.axis("E"))
+    indexed = {name for name, axis in axes.items() if axis.example > high or (are_edges and name == "N")}
+    indexed -= {"E"} if of_nodes else set()
+    most = min([high, *(sizes[name] - 1 for name in indexed & sizes.keys())])
     return min(low, max(most, 0)), max(most, 0)
 
 
