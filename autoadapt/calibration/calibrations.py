@@ -109,10 +109,10 @@ def calibrate(
             is better for held-out images, and as many as are; none where these gain no more than chance would give.
             `auto` takes at most 64, or 512 of whole maps where after these the loss still falls, and gives up where a
             first part of the images gains nothing.
-        augment: `auto` makes images where there are fewer than 1,024 that differ: 256 mixes of them, or two of each
+        augment: `auto` makes images until there are 1,024, of which those that differ count: at most 768 mixes of them
             (other colours, turned, cropped, mosaics, patches of others), and where there are fewer than 256 as many
-            pictures out of nothing; of waveforms shifts, other speeds and sums. Three times as many forward passes or
-            more; they are fitted on only where that is better for images that were held out, and nothing is ever judged
+            pictures out of nothing as are missing; of waveforms shifts, other speeds and sums. Up to 1,024 forward
+            passes of both, that is; fitted on only where that is better for images held out, and nothing is ever judged
             on them. 0 makes none. A function makes them of a batch as the model takes it, all of whose images are of
             one fold: `augment=lambda images: images.flip(-1)`.
         device: Where to run; where the model is, if left out.

@@ -29,9 +29,8 @@ ENOUGH = 1024
 """Different images, with mixes of them, from which on more gain little."""
 FEW = 256
 """Different images from which on synthetic pictures gain nothing."""
-MADE = 256
-"""Mixes beside few images; of more, as many for each as there are of `EACH`."""
-EACH = 2
+MADE = ENOUGH - FEW
+"""Mixes, at most: with few images, synthetic pictures among them, there are as many as are enough."""
 BATCH = 16
 """Made images that run at once, or fewer where the caller's come in smaller batches."""
 PARENTS = 4
@@ -86,8 +85,7 @@ class Making:
 
     def _wanted(self) -> int:
         """How many mixes, over all workers."""
-        most = MADE if callable(self._augment) else max(ENOUGH - self._images, 0)
-        return min(most, max(MADE, EACH * self._images)) if MADE else 0
+        return min(MADE, FEW if callable(self._augment) else max(ENOUGH - self._images, 0))
 
     @property
     def digest(self) -> str:

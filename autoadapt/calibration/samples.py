@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, TypeAlias
 
 import torch
@@ -154,6 +154,7 @@ def joined(cuts: Sequence[Cut], *, shapes_differ: bool = False) -> Cut | None:
     return Cut(first.tree, tuple(joint), first.by_image)
 
 
+@lru_cache(4096)  # asked for each image that is kept whenever another comes
 def priority(seed: int, number: int) -> float:
     """Which images are chosen: those of least priority, whatever order and worker they come in."""
     return random.Random(f"{seed}:{number}").random()
@@ -176,8 +177,7 @@ class Samples:
     def add(self, sample: Sample) -> None:
         """Keep an image, and let others go where there are too many."""
         self._kept[sample.number] = sample
-        largest = max(other.bytes for other in self._kept.values())
-        self._limit = min(self._limit, max(1, BYTES // max(largest, 1) // self._folds))
+        self._limit = min(self._limit, max(1, BYTES // max(sample.bytes, 1) // self._folds))
         for fold in range(self._folds):
             ranked = sorted((s for s in self._kept.values() if s.fold == fold), key=self._priority)
             for sample in ranked[self._limit :]:

@@ -135,10 +135,8 @@ def _colouring(made_DD: torch.Tensor, moments: Moments) -> torch.Tensor:
     lower_DD = torch.linalg.cholesky(noisy_DD)
     values_D, vectors_DD = torch.linalg.eigh(lower_DD.T @ wanted_DD.float() @ lower_DD)
     half_DD = torch.linalg.solve_triangular(lower_DD.T, vectors_DD, upper=True) * values_D.clamp(min=0).sqrt().sqrt()
-    colouring_DD = (half_DD @ half_DD.T).double() * scale_D / made_D[:, None]
-    restored_D = ((made_DD @ colouring_DD) * colouring_DD).sum(0)
-    restored: torch.Tensor = colouring_DD * _restoring(restored_D, moments)
-    return restored
+    colouring_DD: torch.Tensor = (half_DD @ half_DD.T).double() * scale_D / made_D[:, None]
+    return colouring_DD
 
 
 def _covariance(moments: Moments, scale_C: torch.Tensor, precision: torch.dtype = torch.float64) -> torch.Tensor:
@@ -189,11 +187,12 @@ class Factored:
             penalised_CC.diagonal().add_(recipe.penalty)
             weight_CD = torch.cholesky_solve(wanted_CD, torch.linalg.cholesky(penalised_CC))
             made_D = (weight_CD * wanted_CD.sub_(weight_CD, alpha=recipe.penalty)).sum(0, dtype=torch.float64)
-        if recipe.restored:
-            weight_CD *= _restoring(made_D, self.moments)
         if recipe.coloured:
             made_DD = weight_CD.T @ _correlation(self.moments, self._scale_C, precision) @ weight_CD
-            weight_CD = weight_CD @ _colouring(made_DD, self.moments)
+            colouring_DD = _colouring(made_DD, self.moments)
+            weight_CD, made_D = weight_CD @ colouring_DD, ((made_DD @ colouring_DD) * colouring_DD).sum(0)
+        if recipe.restored or recipe.coloured:
+            weight_CD *= _restoring(made_D, self.moments)
         return AffineMap.through_means(weight_CD.div_(self._scale_C[:, None]), self.moments)
 
     @cached_property
@@ -229,12 +228,12 @@ class Spectrum:
         coefficients_CD = self._coefficients(recipe)
         if recipe.rank:
             coefficients_CD = self._reduced(coefficients_CD, recipe.rank)
-        if recipe.restored:
-            made_D = self.values_C @ coefficients_CD.square()
-            coefficients_CD *= _restoring(made_D, self.moments)
         if recipe.coloured:
             made_DD = coefficients_CD.T @ (self.values_C[:, None] * coefficients_CD)
             coefficients_CD = coefficients_CD @ _colouring(made_DD, self.moments)
+        if recipe.restored or recipe.coloured:
+            made_D = self.values_C @ coefficients_CD.square()
+            coefficients_CD *= _restoring(made_D, self.moments)
         weight_CD = self._vectors_CC @ coefficients_CD
         return AffineMap.through_means(weight_CD.div_(self._scale_C[:, None]), self.moments)
 
@@ -254,8 +253,7 @@ class Spectrum:
         inverse_C1 = self._inverse(recipe.penalty)[:, None]
         if not recipe.anchored:
             return inverse_C1 * self._covariance_CD
-        missed_CD = self._covariance_CD - self.values_C[:, None] * self._rotation_CD
-        return self._rotation_CD + inverse_C1 * missed_CD
+        return torch.addcmul(self._rotation_CD, inverse_C1, self._missed_CD)
 
     def _inverse(self, penalty: float) -> torch.Tensor:
         kept_C = self.values_C > cutoff(self.values_C)
@@ -274,6 +272,11 @@ class Spectrum:
         scale = float((turned_CD * self._covariance_CD).sum()) / size if size else 0.0
         scaled_CD: torch.Tensor = turned_CD * scale
         return scaled_CD
+
+    @cached_property
+    def _missed_CD(self) -> torch.Tensor:
+        """What the rotation leaves of the covariance."""
+        return torch.addcmul(self._covariance_CD, self.values_C[:, None], self._rotation_CD, value=-1)
 
     def _reduced(self, coefficients_CD: torch.Tensor, rank: int) -> torch.Tensor:
         """Only the channels that vary most among those that the map makes.

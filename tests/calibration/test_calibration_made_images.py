@@ -27,7 +27,6 @@ from autoadapt.errors import CalibrationError
 def few_made_images(monkeypatch, no_made_images):
     """As many as show that they are made; their number is a matter of quality, and of minutes."""
     monkeypatch.setattr(making, "MADE", 8)
-    monkeypatch.setattr(making, "EACH", 0)
 
 
 def pair():
@@ -87,13 +86,13 @@ def test_0_makes_none_and_gives_what_the_images_alone_give():
     assert (found.mixed_images, found.synthetic_images) == (0, 0)
 
 
-def test_many_images_have_two_mixes_each_and_no_synthetic_pictures(monkeypatch):
-    monkeypatch.setattr(making, "EACH", 2)
-    monkeypatch.setattr(making, "FEW", 12)
-    state = gathered("auto", 12)[1]
-    assert (state.mixed, state.synthetic) == (24, 0)
-    state = gathered("auto", 10)[1]
-    assert (state.mixed, state.synthetic) == (20, 2)
+def test_images_are_made_until_there_are_enough_and_synthetic_pictures_where_there_are_few(monkeypatch):
+    for name, number in {"ENOUGH": 32, "FEW": 12, "MADE": 20}.items():
+        monkeypatch.setattr(making, name, number)
+    for images, made in {4: (20, 8), 12: (20, 0), 16: (16, 0)}.items():
+        state = gathered("auto", images)[1]
+        assert (state.mixed, state.synthetic) == made
+        assert images + sum(made) == 32
 
 
 def test_from_1024_images_on_none_are_made(monkeypatch):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from autoadapt.calibration.samples import cut, joined
+from autoadapt.calibration import samples
+from autoadapt.calibration.samples import Sample, Samples, cut, joined, priority
 
 
 def boxes(count, seed):
@@ -53,3 +54,11 @@ def test_what_belongs_to_all_images_is_kept_once():
     cuts = [cut(value, image, 2) for image in range(2)]
     assert equal(joined(cuts).value, value)
     assert cuts[0].bytes == 12
+
+
+def test_as_many_images_are_kept_as_the_largest_lets_fit_into_the_bound(monkeypatch):
+    monkeypatch.setattr(samples, "BYTES", 64)
+    kept = Samples(1, 0, images=8)
+    for number, size in enumerate((2, 2, 2, 2, 4, 2, 2, 2)):  # bytes: 8 each, then 16, so that four fit
+        kept.add(Sample(number, 0, 1, cut({"x": torch.zeros(1, size)}, 0, 1), (), cut((), 0, 1)))
+    assert sorted(kept.numbers) == sorted(sorted(range(8), key=lambda number: priority(0, number))[:4])
