@@ -114,4 +114,4 @@ def said_by(error: Exception) -> str:
     if not isinstance(error, AssertionError):
         return text
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{text.removesuffix(': ')}: `{last.line}` ({Path(last.filename).name}, line {last.lineno})"
+    return f"{text}: `{last.line}` ({Path(last.filename).name}, line {last.lineno})"

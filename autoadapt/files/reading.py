@@ -79,11 +79,10 @@ def read_json(text: str) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as a line.
+    """An error as a line: its kind, and the first line of what it says, if it says anything.
 
     Example:
-        >>> one_line(ValueError("first\\nsecond"))
-        'ValueError: first'
+        >>> one_line(ValueError("first\\nsecond")), one_line(AssertionError())
+        ('ValueError: first', 'AssertionError')
     """
-    lines = str(error).splitlines()
-    return visible(f"{type(error).__name__}: {lines[0] if lines else ''}")[:300]
+    return visible(": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]]))[:300]

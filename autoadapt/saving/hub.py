@@ -14,6 +14,7 @@ from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.errors import Mismatch, SavingError
+from autoadapt.files.reading import one_line
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
 from autoadapt.saving.folders import save
 from autoadapt.saving.restoring import restore
@@ -123,6 +124,6 @@ def _downloaded(name: str, **options: Any) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS], **options))
     except Exception as error:  # of the network, the hub or the cache; each has classes of its own
-        said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        fault = Mismatch(name, "a folder, or a repository on the hub", said, "check the name and the network")
+        expected, remedy = "a folder, or a repository on the hub", "check the name and the network"
+        fault = Mismatch(name, expected, one_line(error), remedy)
         raise SavingError(f"{name} cannot be loaded", [fault]) from error

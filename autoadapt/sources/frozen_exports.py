@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.errors import Mismatch, SourceError, nearest
+from autoadapt.files.reading import one_line
 from autoadapt.sources.permissions import check_file
 
 __all__ = ["EXPORTED", "FrozenExport", "load_export"]
@@ -51,5 +52,5 @@ def load_export(source: str, allow: Iterable[str | Path]) -> nn.Module:
     try:
         return FrozenExport(torch.export.load(path).module())
     except Exception as error:
-        fault = Mismatch(source, "a program that this torch reads", str(error).splitlines()[0], "export it anew")
+        fault = Mismatch(source, "a program that this torch reads", one_line(error), "export it anew")
         raise SourceError(f"{source} cannot be read", [fault]) from error

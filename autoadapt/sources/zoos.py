@@ -205,7 +205,7 @@ def _config(name: str) -> Any:
         try:
             return attempt()
         except (OSError, LookupError, ValueError) as error:
-            said = str(error).splitlines()[0]
+            said = str(error).partition("\n")[0] or type(error).__name__
     near = nearest(name.rpartition("/")[2], transformers.CONFIG_MAPPING, least=0.6)
     others = ["hf:microsoft/resnet-50  # a model of huggingface.co", "hf:resnet  # an architecture by default"]
     remedies = [f"hf:{other}  # this architecture as it is by default" for other in near] or others

@@ -98,6 +98,15 @@ def test_a_repository_that_is_not_there_is_an_error_of_this_package(monkeypatch,
     assert caught.value.mismatches[0].where == "nobody/nothing"
 
 
+def test_an_error_without_a_message_is_told_by_its_kind(monkeypatch):
+    def download(name, **options):
+        raise ConnectionError
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with pytest.raises(aa.SavingError, match=r"found     ConnectionError\n"):
+        HubModel.from_pretrained("nobody/nothing")
+
+
 def test_a_module_that_cannot_be_saved_leaves_an_older_folder_whole(tmp_path):
     HubModel(small()).save_pretrained(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,16 @@ def test_a_file_that_is_no_exported_program_is_never_unpickled(tmp_path: Path) -
     path.write_bytes(b"\x80\x02cposix\nsystem\n")
     with pytest.raises(SourceError, match=r"net\.pt2 is no exported program"):
         load(str(path), allow=[tmp_path])
+
+
+def test_an_assertion_without_words_is_told_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch.export, "load", refuse)
+    zipfile.ZipFile(tmp_path / "net.pt2", "w").close()
+    with pytest.raises(SourceError, match=r"found     AssertionError\n"):
+        load(str(tmp_path / "net.pt2"), allow=[tmp_path])
 
 
 def test_models_are_listed_by_pattern() -> None:
