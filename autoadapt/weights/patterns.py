@@ -52,14 +52,10 @@ def matcher(pattern: Pattern) -> Callable[[str], bool]:
     if pattern == "*":
         return lambda name: True
     if any(char in pattern for char in "*?[{"):
-        glob = re.compile(_glob_regex(pattern), re.DOTALL)
+        glob = re.compile("".join(map(_token_regex, _TOKEN.finditer(pattern))), re.DOTALL)
         return lambda name: glob.fullmatch(name) is not None
     segments = pattern.rstrip(".")
     return lambda name: name == segments or name.startswith(segments + ".")
-
-
-def _glob_regex(pattern: str) -> str:
-    return "".join(_token_regex(token) for token in _TOKEN.finditer(pattern))
 
 
 def _token_regex(token: re.Match[str]) -> str:
