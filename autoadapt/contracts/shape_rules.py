@@ -244,9 +244,12 @@ def _norm_backward(gradient: Tensor, x: Tensor, sizes: Sequence[int], weights: S
 
 
 def _layer_norm_backward(gradient: Tensor, x: Tensor, shape: Sequence[int], *rest: Any) -> Any:
+    """As a contiguous gradient lies, however the axes of the input do."""
     _mean, _rstd, weight, bias, wanted = rest
-    fits = shape and list(x.shape[-len(shape) :]) == list(shape)
-    return _norm_backward(gradient, x, shape, (weight, bias), wanted) if fits else None
+    fits = shape and list(x.shape[-len(shape) :]) == list(shape) and gradient.shape == x.shape
+    if not fits or not are_known(gradient, x):
+        return None
+    return _norm_backward(gradient, gradient, shape, (weight, bias), wanted)
 
 
 def _batch_norm_backward(gradient: Tensor, x: Tensor, weight: Any, *rest: Any) -> Any:
