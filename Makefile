@@ -33,7 +33,7 @@ define run_tests
 	@status=0; \
 	pytest() { $(BIN)/python -m pytest --durations=10 "$$@" || test $$? = 5 || status=1; }; \
 	pytest -n $(WORKERS) --dist worksteal -m '($(1)) and not measures'; \
-	pytest -m '($(1)) and measures'; \
+	pytest $$(grep -rl --include='*.py' mark.measures tests) -m '($(1)) and measures'; \
 	exit $$status
 endef
 

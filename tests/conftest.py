@@ -2,9 +2,11 @@
 
 import collections
 import gc
+import multiprocessing.util
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,9 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is imported and collected, a million objects, out of every later search for garbage."""
+    """Search for garbage seldom, and never in what is imported and collected, a million objects."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,6 +52,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 earlier.append(values)
             else:
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remove at the end what was written beside `tmp_path`, as compiled code and logs of ranks, also by processes."""
+    tmp_path_factory.getbasetemp()  # stays where it is
+    multiprocessing.util.get_temp_dir()  # removes its own, at exit
+    kept = tempfile.TemporaryDirectory(prefix="aa-", ignore_cleanup_errors=True)
+    with kept as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from made_once import made_once
 from plan_kinds import texts
 from small_models import Plain, image
 
@@ -19,11 +20,13 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
+@made_once
 def small(**options) -> aa.AdaptedModule:
     """A small module in eval mode, whose backbone autoadapt did not load."""
     return aa.adapt(Plain(), like=texts({"c4": "f32[B, 5, ceil(H/4), ceil(W/4)]"}), inputs=image(), **options).eval()
 
 
+@made_once
 def loaded() -> aa.AdaptedModule:
     """A module whose backbone is made by its name."""
     new = aa.load("small_models:Plain", allow=ALLOW)

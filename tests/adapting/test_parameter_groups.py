@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 import torch.distributed as dist
+from made_once import made_once
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -40,9 +41,14 @@ class Model(nn.Module):
         return sum(head(level).mean((2, 3)) for head, level in zip(self.head, self.body(x), strict=True))
 
 
+@made_once
+def swapped():
+    return aa.swap(Model(4), "body", Backbone(6), inputs=X)
+
+
 @pytest.fixture
 def model():
-    return aa.swap(Model(4), "body", Backbone(6), inputs=X)
+    return swapped()
 
 
 def names_of(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import threading
 
@@ -23,12 +24,20 @@ def adapted(model, **options):
     return in_eval_mode(aa.adapt(model, like=OLD, inputs=LARGE, **options))
 
 
+@functools.cache
+def freed(kind):
+    """A model, its tensors before anything was done, and what became of it; no test changes any of these."""
+    model = in_eval_mode(kind(*GRID))
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    return model, kept, adapted(model)
+
+
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", FREED, ids=lambda kind: kind.__name__)
 def test_the_table_is_resampled_as_by_hand(kind):
-    model = in_eval_mode(kind(*GRID))
-    net = adapted(model)
+    model, _, net = freed(kind)
     assert "4x4 resampled" in str(net.plan)
+    model = copy.deepcopy(model)
     model.wanted_columns = OTHER[1]
     by_hand = in_eval_mode(model.resized(*OTHER, GRID))
     with torch.no_grad():
@@ -48,9 +57,7 @@ def test_what_is_no_table_of_cells_in_rows_is_left_at_its_size(kind):
 
 
 def test_the_module_itself_and_its_class_stay_as_they_are():
-    model = in_eval_mode(Registers(*GRID))
-    kept = {name: value.clone() for name, value in model.state_dict().items()}
-    adapted(model)
+    model, kept, _ = freed(Registers)
     assert type(model) is Registers
     assert not model._forward_hooks
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
@@ -61,7 +68,7 @@ def test_the_module_itself_and_its_class_stay_as_they_are():
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", [Registers, LookedUp], ids=lambda kind: kind.__name__)
 def test_a_freed_module_is_copied_pickled_saved_and_verified(kind, tmp_path):
-    net = adapted(in_eval_mode(kind(*GRID)))
+    _, _, net = freed(kind)
     report = net.verify()
     assert report.passed, report
     aa.save(net, tmp_path / "net")
@@ -79,15 +86,15 @@ def test_a_freed_module_is_copied_pickled_saved_and_verified(kind, tmp_path):
 
 
 def test_the_table_of_the_module_is_trained():
-    model = Registers(*GRID)
-    net = aa.adapt(model, like=OLD, inputs=LARGE)
+    model, _, net = freed(Registers)
+    net = copy.deepcopy(net).train()
     net(LARGE).square().mean().backward()
     assert net.backbone.get_parameter("pos").grad.abs().sum() > 0
     assert net.backbone.get_parameter("pos").shape == model.pos.shape
 
 
 def test_images_of_two_sizes_in_two_threads_and_calls_that_raise_keep_their_tables_apart():
-    net = adapted(in_eval_mode(Registers(*GRID)))
+    _, _, net = freed(Registers)
     with torch.no_grad():
         wanted = [net(image) for image in (IMAGE, LARGE)]
     wrong = []
@@ -118,7 +125,7 @@ def test_a_model_of_a_library_that_is_not_known_reads_images_at_their_own_size()
 
 
 def test_a_table_that_was_taken_away_is_missed_as_any_attribute_is():
-    net = adapted(in_eval_mode(Base(*GRID)))
+    net = copy.deepcopy(freed(Base)[2])
     del net.backbone.pos
     assert not hasattr(net.backbone, "pos")
     with pytest.raises(AttributeError, match="has no attribute 'pos'"):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from calibration_models import pictures
+from made_once import made_once
 from torch import nn
 
 from autoadapt.adapting import adapt
@@ -32,6 +33,7 @@ def classifier(channels, classes=CLASSES, seed=0):
     return nn.Linear(channels, classes)
 
 
+@made_once
 def pair(**options):
     old, new = Pooled(24, 0, **options).eval(), Pooled(16, 1, **options).eval()
     return old, new, adapt(new, like=old, inputs=IMAGES[:2], project="always")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,17 @@ def refused(folder: Path, **options) -> aa.SavingError:
     return caught.value
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kept") / "net"
+    aa.save(small(), folder)
+    return folder
+
+
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
+def saved(kept: Path, tmp_path: Path) -> Path:
     """A folder with a small module in it."""
-    aa.save(small(), tmp_path / "net")
-    return tmp_path / "net"
+    return Path(shutil.copytree(kept, tmp_path / "net"))
 
 
 def test_a_folder_without_a_config_is_refused_and_what_is_near_is_named(saved):

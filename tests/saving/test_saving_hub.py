@@ -7,6 +7,7 @@ import json
 import huggingface_hub
 import pytest
 import torch
+from made_once import made_once
 from plan_kinds import texts
 from saved_models import made
 from small_models import Plain, image
@@ -17,6 +18,7 @@ from autoadapt.saving import hub
 from autoadapt.saving.hub import HubModel
 
 
+@made_once
 def small() -> aa.AdaptedModule:
     return aa.adapt(Plain(), like=texts({"c4": "f32[B, 5, ceil(H/4), ceil(W/4)]"}), inputs=image()).eval()
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import region_models as written
 import torch
+from made_once import made_once
 from small_models import Pyramid, image
 from torch import nn
 
@@ -31,6 +32,12 @@ def old():
     return written.PoseNet().eval()
 
 
+@made_once
+def swapped():
+    torch.manual_seed(0)
+    return aa.swap(written.PoseNet().eval(), SPAN, Pyramid(6, 12, 20, 28), inputs=image(2, 64, 64))
+
+
 def seg(old):
     """The same trunk under a head that a projection can be folded into."""
     old.deconv = nn.Identity()
@@ -38,6 +45,7 @@ def seg(old):
     return old.eval()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("at", [SPAN, ["conv1", "bn1"], "conv1"])
 def test_calibrating_a_region_brings_the_old_answers_back(old, at):
     model = aa.swap(copy.deepcopy(old), SPAN, Wider(old), inputs=image(2, 64, 64))
@@ -92,8 +100,8 @@ def test_a_projection_of_a_region_is_folded_into_what_reads_it(old):
         torch.testing.assert_close(folded(image(2, 80, 96)), model(image(2, 80, 96)), rtol=1e-4, atol=1e-5)
 
 
-def test_on_its_own_the_adapted_module_is_verified_saved_and_restored_with_all_that_it_returns(old, tmp_path):
-    model = aa.swap(old, SPAN, Pyramid(6, 12, 20, 28), inputs=image(2, 64, 64)).eval()
+def test_on_its_own_the_adapted_module_is_verified_saved_and_restored_with_all_that_it_returns(tmp_path):
+    model = swapped()
     assert model.conv1.verify().passed
     aa.save(model.conv1, tmp_path / "net")
     restored = aa.restore(tmp_path / "net", new=Pyramid(6, 12, 20, 28))
@@ -102,10 +110,9 @@ def test_on_its_own_the_adapted_module_is_verified_saved_and_restored_with_all_t
     assert restored(image(2, 64, 64)).shape == (2, 24, 4, 4)
 
 
-def test_weights_of_the_new_module_are_loaded_into_the_region(old):
+def test_weights_of_the_new_module_are_loaded_into_the_region():
     torch.manual_seed(1)
-    new = Pyramid(6, 12, 20, 28)
-    model = aa.swap(old, SPAN, Pyramid(6, 12, 20, 28), inputs=image(2, 64, 64))
+    new, model = Pyramid(6, 12, 20, 28), swapped()
     aa.transfer({f"conv1.backbone.{name}": t for name, t in new.state_dict().items()}, model)
     torch.testing.assert_close(model.conv1.backbone.stages[0][0].weight, new.stages[0][0].weight)
 
@@ -164,8 +171,8 @@ def test_a_model_with_a_swapped_region_is_saved_and_restored_into_a_freshly_buil
     assert len(restored._forward_hooks) == 1
 
 
-def test_a_folder_of_a_region_is_not_restored_into_a_model_that_lacks_one_of_its_modules(old, tmp_path):
-    model = aa.swap(copy.deepcopy(old), SPAN, Pyramid(6, 12, 20, 28), inputs=image(2, 64, 64))
+def test_a_folder_of_a_region_is_not_restored_into_a_model_that_lacks_one_of_its_modules(tmp_path):
+    model = swapped()
     aa.save(model, tmp_path / "model")
     other = written.PoseNet()
     del other.layer2
@@ -276,11 +283,10 @@ def test_a_region_with_functions_between_its_modules_is_swapped_again():
 @pytest.mark.parametrize(
     "path", ["conv1", "layer2", "layer3", "conv1:layer2", "layer2:layer3", ["bn1", "layer1"], "layer*"]
 )
-def test_a_part_of_a_swapped_region_is_refused_with_the_whole_of_it(old, path):
+def test_a_part_of_a_swapped_region_is_refused_with_the_whole_of_it(path):
     members = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"]
-    model = aa.swap(old, SPAN, Pyramid(6, 12, 20, 28), inputs=image(2, 64, 64))
     with pytest.raises(aa.SwapError) as raised:
-        aa.swap(model, path, Pyramid(4, 8, 12, 16), inputs=image(2, 64, 64))
+        aa.swap(swapped(), path, Pyramid(4, 8, 12, 16), inputs=image(2, 64, 64))
     assert str(raised.value).splitlines()[0].endswith("` is a part of a region that has been swapped")
     assert str(raised.value).splitlines()[-2:] == [
         f"  found     {', '.join(members)} were swapped together as a region",

@@ -4,6 +4,7 @@ import pytest
 import region_models as written
 import torch
 import torch.nn.functional as F
+from made_once import made_once
 from small_models import Pyramid, image
 from torch.utils.checkpoint import checkpoint
 
@@ -53,6 +54,7 @@ class Checkpointed(written.Crossing):
         return self.stages(F.relu(self.conv1(x)))
 
 
+@made_once
 def swapped(parts):
     torch.manual_seed(0)
     return aa.swap(Checkpointed(parts), "conv1:layer2", Pyramid(6, 12), inputs=image()).train()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from made_once import made_once
 from small_models import Pyramid, image
 from torch import nn
 
@@ -37,6 +38,7 @@ class Chain(nn.Module):
         return (found, b) if path == "returned" else found
 
 
+@made_once
 def swapped(**options):
     torch.manual_seed(0)
     return aa.swap(Chain(**options), "c1:c3", Pyramid(6, 7, 9), inputs=image(2, 64, 64)).eval()

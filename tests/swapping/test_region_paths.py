@@ -7,6 +7,7 @@ import pytest
 import region_models as written
 import torch
 import torch.nn.functional as F
+from made_once import made_once
 from small_models import Pyramid, image
 from torch import nn
 
@@ -49,6 +50,7 @@ class Masked(written.Block):
         return x if mask is None else x * mask
 
 
+@made_once
 def swapped(**options):
     torch.manual_seed(0)
     model = Branching()
@@ -99,7 +101,7 @@ def test_functions_between_modules_that_only_other_sizes_ask_for_run_as_before()
 
 
 def test_what_is_named_as_an_output_is_served_on_every_path():
-    model = swapped(outputs=["layer1", "layer2"])
+    model = swapped(outputs=("layer1", "layer2"))
     with torch.no_grad():
         level = model.conv1.alone()(image(2, 64, 64))["layer1"]
     torch.testing.assert_close(take(model, "layer"), model.head(level), rtol=0, atol=0)

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from made_once import made_once
 from point_clouds import PointTransformer, cloud, rows_of
 from point_detector import PointDetector
 from snapshots import snapshot
@@ -22,10 +23,15 @@ def scene(batch=2, count=64):
     return ({"point_clouds": cloud(batch, count)},)
 
 
-@pytest.fixture
-def swapped_points():
+@made_once
+def detector_and_new():
     new = PointTransformer()
     return swap(PointDetector(), "backbone_net", new, inputs=scene()), new
+
+
+@pytest.fixture
+def swapped_points():
+    return detector_and_new()
 
 
 def test_a_point_detector_runs_on_another_backbone_with_its_features_projected_and_nothing_else(swapped_points):
