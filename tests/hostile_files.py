@@ -138,6 +138,9 @@ CONV = {"type": "torch:Conv2d", "in_channels": 3, "kernel_size": 3}
 
 HOSTILE: dict[str, Callable[[Path], object]] = {
     "a dim of 40 factors": lambda f: signature_of(f, "*".join(f"(H + {i})*(W + {i})" for i in range(1, 21))),
+    "a layer of 10^9 in a folder": lambda f: restored(
+        f, "torch.nn:Conv2d", in_channels=3, out_channels=10**9, kernel_size=2
+    ),
     "a dim of 20,000 terms": lambda f: signature_of(f, " + ".join(f"floor(H/{i})" for i in range(2, 20_002))),
     "a dim whose product has very many terms": lambda f: signature_of(f, "*".join(["(B + C + D + E + F + G)"] * 12)),
     "20,000 dims": lambda f: signature_of(f, *["ceil(H/4)"] * 20_000, axes=sized(8)),
@@ -154,9 +157,6 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "an index of 200,000 shards": lambda f: index(f, {str(i): f"{i}.bin" for i in range(200_000)}),
     "an index of itself": lambda f: index(f, {"a": "model.safetensors.index.json"}),
     "a compressed pickle": compressed,
-    "a layer of 10^9 in a folder": lambda f: restored(
-        f, "torch.nn:Conv2d", in_channels=3, out_channels=10**9, kernel_size=2
-    ),
     "a layer of 10^5 squared in a folder": lambda f: restored(
         f, "torch.nn:Conv2d", in_channels=10**5, out_channels=10**5, kernel_size=2
     ),

@@ -223,20 +223,20 @@ def silent_hook(module, args, output):
 FAULTS = {
     "wrong stride at odd sizes only": Planted(spoiled(wrong_stride_at_odd_sizes), "sizes", "1.p3 at "),
     "batch baked in": Planted(spoiled(batch_baked_in), "sizes", "invalid for input of size"),
-    "size baked in": Planted(spoiled(size_baked_in), "signature", "1.p3, axis 2: expected ceil(H/8), found 5"),
     "swapped levels": Planted(spoiled(swapped_levels), "signature", "1.p2, axis 1: expected 8, found 16"),
     "list for tuple": Planted(spoiled(list_for_tuple), "signature", "expected tuple of 3, found list of 3"),
-    "OrderedDict to dict": Planted(
-        spoiled(dict_for_ordered_dict), "signature", "expected ordered dict of 2, found dict of 2"
-    ),
     "lost dict key": Planted(
         spoiled(lost_key), "signature", "expected ordered dict of 2: p2, p3, found ordered dict of 1: p3"
+    ),
+    "None for a tensor": Planted(spoiled(none_for_tensor), "signature", "1.p2: expected tensor, found None"),
+    "size baked in": Planted(spoiled(size_baked_in), "signature", "1.p3, axis 2: expected ceil(H/8), found 5"),
+    "OrderedDict to dict": Planted(
+        spoiled(dict_for_ordered_dict), "signature", "expected ordered dict of 2, found dict of 2"
     ),
     "added dict key": Planted(spoiled(added_key), "signature", "found ordered dict of 3: p2, p3, p4"),
     "reordered dict": Planted(
         spoiled(reordered_keys), "signature", "expected ordered dict of 2: p2, p3, found ordered dict of 2: p3, p2"
     ),
-    "None for a tensor": Planted(spoiled(none_for_tensor), "signature", "1.p2: expected tensor, found None"),
     "a number for a tensor": Planted(spoiled(number_for_tensor), "signature", "2: expected tensor, found 0"),
     "one axis more": Planted(
         spoiled(one_axis_more), "signature", "expected i32[B, ceil(H/8), ceil(W/8)], found i32[B, 1,"

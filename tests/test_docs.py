@@ -47,9 +47,14 @@ SLOW = (
             "more-than-one-machine",
             "tutorials/detector",
             "tutorials/hugging-face",
+            "tutorials/old-head",
+            "tutorials/pose",
             "tutorials/segmentation",
             "tutorials/ship-it",
             "tutorials/test-your-adapters",
+            "tutorials/text-sound-clips-graphs",
+            "tutorials/training-on",
+            "verbs/distil",
         )
     ),
 )

@@ -30,6 +30,7 @@ class Twice(nn.Module):
         return {"last": states[-1], "hidden": states if self.again else [*states[:-1], states[-1].clone()]}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("new", [Pyramid(6, 10, 20), Twice(6, 10, 20), Twice(6, 10, 20, again=False)])
 def test_a_tensor_in_two_places_is_served_by_one_adapter(new):
     net = aa.adapt(new, like=Twice(4, 8, 16), inputs=IMAGE).eval()
@@ -151,15 +152,16 @@ class Classifier(nn.Module):
         return self.head(self.taken(self.two(self.taken(self.one(x)))).mean((2, 3)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("wrap", "taken", "taps"),
     [
         (Record, lambda made: made.b, ["one:b", "two:b"]),
-        (namedtuple("Both", "a b"), lambda made: made.b, ["one:b", "two:b"]),
         (lambda a, b: {1: a, 2: b}, lambda made: made[2], ["one:2", "two:2"]),
+        (lambda a, b: {"output": b}, lambda made: made["output"], ["one.second", "two.second"]),
+        (namedtuple("Both", "a b"), lambda made: made.b, ["one:b", "two:b"]),
         (lambda a, b: {1: a, "1": b}, lambda made: made["1"], ["one:1", "two:1"]),
         (lambda a, b: {"a.b": a, "b": b}, lambda made: made["b"], ["one:b", "two:b"]),
-        (lambda a, b: {"output": b}, lambda made: made["output"], ["one.second", "two.second"]),
     ],
 )
 def test_a_tap_takes_the_tensor_that_its_path_was_noted_for(wrap, taken, taps):

@@ -64,14 +64,15 @@ def test_a_shallow_contract_stays_shallow_and_the_rest_is_cut_without_a_remark(o
         assert made.cut
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "options", "depths"),
     [
-        ("resnet26", {}, [1, 2, 3, 4, 5]),
         ("resnet26", {"output_stride": 8}, [1, 2, 3, 4, 5]),
-        ("resnet26", {"out_indices": (1, 2)}, [2, 3]),
         ("convnext_atto", {"output_stride": 16}, [2, 3, 4, 5]),
         ("vit_tiny_patch16_224", {"depth": 6, "out_indices": (2, 5)}, [3, 5]),
+        ("resnet26", {}, [1, 2, 3, 4, 5]),
+        ("resnet26", {"out_indices": (1, 2)}, [2, 3]),
     ],
 )
 def test_depth_counts_stages_whether_or_not_they_change_the_stride(name, options, depths):
@@ -238,6 +239,7 @@ class Undilated(nn.Module):
         return [made[i + 1] for i in self.returned]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("widths", [(32, 64, 96, 128), (64, 128, 256, 512), (32, 80, 96, 112)])
 def test_stages_of_one_stride_count_whatever_their_widths(widths):
     old = aa.capture(Undilated(widths).eval(), IMAGES)

@@ -154,6 +154,7 @@ class TopPoints(nn.Module):
         return points, self.mlp(points).transpose(1, 2), indices
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("seed", [5, 10])
 def test_points_that_are_chosen_otherwise_after_rounding_are_no_fault_of_their_features(seed):
     torch.manual_seed(seed)

@@ -35,6 +35,7 @@ LEVELS = aa.Signature.parse(
 )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("linear", [True, False])
 def test_a_pooling_of_fixed_size_does_not_make_the_feature_maps_ask_for_that_size(linear: bool) -> None:
     model = OfOneSize(linear=linear).eval()

@@ -102,14 +102,22 @@ def _thirds() -> dict[str, object]:
     ("model", "expected"),
     [
         (lambda: torchvision.models.resnet18(), IMAGENET),
-        (lambda: torchvision.models.vgg11(), IMAGENET),
+        (lambda: torchvision.models.squeezenet1_1(), IMAGENET),
         (lambda: torchvision.models.efficientnet_b0(num_classes=5), None),  # another network of the class takes 0.5
         (lambda: aa.load("torchvision:efficientnet_b0"), IMAGENET),
         (lambda: timm.create_model("vit_tiny_patch16_224", depth=1), HALVES.model_copy(update=_thirds())),
         (lambda: timm.create_model("resnet18", in_chans=4), None),
         (Old, None),
     ],
-    ids=["torchvision", "vgg", "efficientnet of unknown width", "efficientnet by name", "vit", "four channels", "own"],
+    ids=[
+        "torchvision",
+        "squeezenet",
+        "efficientnet of unknown width",
+        "efficientnet by name",
+        "vit",
+        "four channels",
+        "own",
+    ],
 )
 def test_statistics_are_told_where_they_can_be_known(model: object, expected: aa.Statistics | None) -> None:
     made = model()  # type: ignore[operator]

@@ -50,19 +50,20 @@ def by_gather(tokens, mask):
 
 LAST = {
     "at the end": lambda tokens, mask: tokens[:, -1],
+    "by lengths": by_index,
     "by the size": lambda tokens, mask: tokens[:, tokens.shape[1] - 1],
     "cut": lambda tokens, mask: tokens[:, -1:].squeeze(1),
-    "by lengths": by_index,
     "gathered": by_gather,
 }
 OTHERS = {
     "first": lambda tokens, mask: tokens[:, 0],
+    "last of some": lambda tokens, mask: tokens[:, -1] + tokens.mean(1),
     "fourth": lambda tokens, mask: tokens[:, 3],
     "mean": lambda tokens, mask: tokens.mean(1),
-    "last of some": lambda tokens, mask: tokens[:, -1] + tokens.mean(1),
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("way", LAST)
 def test_a_vector_made_of_the_last_token_is_known_and_served_by_the_last_that_counts(way):
     old, new = Pooled(LAST[way]), Causal(6).eval()
@@ -78,6 +79,7 @@ def test_a_vector_made_of_the_last_token_is_known_and_served_by_the_last_that_co
     torch.testing.assert_close(net(tokens, front), net.adapters["output"](new(tokens, front)[:, -1]))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("way", OTHERS)
 def test_vectors_made_of_other_tokens_are_made_as_before(way):
     old = Pooled(OTHERS[way])

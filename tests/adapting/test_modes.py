@@ -69,7 +69,7 @@ def wholly(net: AdaptedModule) -> AdaptedModule:
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("twin", [wholly, copy.deepcopy, lambda net: copy_module(net, clone_buffers)])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(modes=MIXTURES)
 def test_each_part_is_in_the_mode_that_it_has_in_the_new_module(share, twin, modes):
     new = mixed(modes)
@@ -103,7 +103,7 @@ class Whole(nn.Module):
         return self.head(self.body(x))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(modes=st.lists(st.booleans(), min_size=4, max_size=4), training=st.booleans(), frozen=st.booleans())
 def test_in_a_bigger_model_the_whole_goes_with_its_place_and_what_differed_from_the_whole_stays(
     modes, training, frozen

@@ -42,15 +42,15 @@ def projected(net, map_BCHW):
 WAYS = [
     {"way": "rows"},
     {"way": "rows", "before": 1},
+    {"way": "columns"},
+    {"way": "columns", "behind": 1},
+    {"way": "rows", "axes": "nbc"},
+    {"way": "columns", "axes": "bcn"},
     {"way": "rows", "behind": 1},
     {"way": "rows", "behind": 3},
     {"way": "rows", "before": 1, "behind": 2},
-    {"way": "columns"},
     {"way": "columns", "before": 1},
-    {"way": "columns", "behind": 1},
-    {"way": "rows", "axes": "nbc"},
     {"way": "columns", "axes": "nbc", "behind": 1},
-    {"way": "columns", "axes": "bcn"},
     {"way": "rows", "axes": "bcn", "behind": 1},
 ]
 
@@ -70,6 +70,7 @@ def test_every_cell_of_a_map_made_of_tokens_is_in_its_place(way, size):
         assert torch.allclose(net(image)["c3"], expected, atol=1e-5)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("way", [way for way in WAYS if "axes" not in way], ids=str)
 def test_blocks_are_tapped_in_the_order_in_which_they_list_cells(way):
     new = nn.Sequential(Listed(**way), Pooled()).eval()
@@ -91,6 +92,7 @@ class Pooled(nn.Module):
         return self.head(tokens.mean(1))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_an_old_module_that_lists_cells_otherwise_gets_them_as_it_had_them(way):
     old, new = Listed(**{**way, "before": 0, "behind": 0}).eval(), nn.Conv2d(3, 12, 8, 8)

@@ -214,7 +214,7 @@ class Uneven(nn.Module):
         self.halve = nn.MaxPool2d(2)
         self.words = Words()
         self.never = nn.Conv2d(3, 3, 1)
-        self.inner = classifier("resnet18")
+        self.inner = classifier("resnet10t")
 
     def forward(self, x):
         self.words(x)

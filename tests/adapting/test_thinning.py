@@ -26,7 +26,7 @@ from autoadapt.swapping import swap
 SCENE = ({"point_clouds": cloud()},)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["farthest", "first", "even", "random"])
 def test_more_points_than_wanted_are_thinned_by_one_choice(how):
     new = PointTransformer(count=24)
@@ -200,7 +200,8 @@ def test_a_channel_first_module_keeps_its_indices_when_another_one_takes_its_pla
     assert aa.verify(net, net.signature).passed
 
 
-@pytest.mark.parametrize("count", [16, 24])
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("count", [24, 16])
 def test_rows_serve_an_old_module_of_columns_with_its_indices(count):
     old, new = old_with_columns(), PointTransformer(count=count).eval()
     net = aa.adapt(new, like=old, inputs=cloud().transpose(1, 2))
@@ -211,6 +212,7 @@ def test_rows_serve_an_old_module_of_columns_with_its_indices(count):
     assert torch.equal(columns_of(points, made["inds"]), made["xyz"])
 
 
+@pytest.mark.slow
 def test_columns_with_indices_serve_an_old_module_of_rows():
     new = ChannelFirstIndices(dtype=torch.int64).eval()
     detector = swap(PointDetector(), "backbone_net", new, inputs=SCENE)
@@ -221,6 +223,7 @@ def test_columns_with_indices_serve_an_old_module_of_rows():
     assert torch.equal(made["fp2_inds"].long(), new(points.transpose(1, 2))["inds"])
 
 
+@pytest.mark.slow
 def test_indices_are_recovered_from_columns():
     old, new = old_with_columns(), ChannelFirst().eval()
     with pytest.raises(aa.MatchError, match=r'indices="recover"'):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from made_once import made_once
 from noisy_models import Noisy
 from plan_kinds import KINDS, example, spoiled_plans
 from planted_faults import FAULTS, asks_for_values, batch_baked_in
@@ -17,6 +18,7 @@ from torch import nn
 import autoadapt as aa
 
 
+@made_once
 def sound():
     return aa.adapt(Plain(), like=Mixed(), inputs=image())
 
@@ -37,7 +39,7 @@ def test_a_wrapper_that_changes_nothing_passes():
     assert aa.verify(Spoiled(net, unchanged), net.signature, inputs=image()).passed
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_fails_its_check_and_says_why(name):
     fault, net = FAULTS[name], sound()
@@ -53,7 +55,7 @@ def test_at_least_eighty_different_faults_are_planted():
     assert len(FAULTS) >= 80
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_as_it_was_made_verifies(kind):
     made, net = example(kind)

@@ -163,7 +163,7 @@ def text_rectangle(text):
 
 
 @pytest.mark.parametrize("draw", [svg, narrow_svg])
-@SETTINGS
+@settings(SETTINGS, max_examples=40)
 @given(diagram=diagrams())
 def test_in_any_picture_boxes_stay_apart_and_texts_in_their_places(draw, diagram):
     root = ElementTree.fromstring(draw(diagram, alone=True))

@@ -11,6 +11,7 @@ from torch import nn
 import autoadapt as aa
 
 SPAN = "conv1:layer3"
+WRAPPED = "_orig_mod.conv1:_orig_mod.layer3"
 
 
 @pytest.fixture
@@ -19,9 +20,10 @@ def compiled():
     return torch.compile(written.PoseNet().eval(), backend="eager")
 
 
-@pytest.mark.sampled
-@pytest.mark.parametrize("has_run", [False, True])
-@pytest.mark.parametrize("region", [SPAN, "_orig_mod.conv1:_orig_mod.layer3"])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize(
+    ("region", "has_run"), [(SPAN, True), (WRAPPED, False), (SPAN, False), (WRAPPED, True)], ids=str
+)
 def test_a_region_inside_the_wrapper_is_swapped_there(compiled, region, has_run):
     old, x = copy.deepcopy(compiled._orig_mod), image(2, 64, 64)
     with torch.no_grad():

