@@ -45,7 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Make slow ones of the cases that `make test` leaves out, where a test is marked `sampled(n)` or `sampled`."""
     ran: dict[str, list[set[tuple[str, int]]]] = collections.defaultdict(list)
     for item in items:
-        if (mark := item.get_closest_marker("sampled")) is not None:
+        left_out = any(map(item.get_closest_marker, ("slow", "guest")))
+        if (mark := item.get_closest_marker("sampled")) is not None and not left_out:
             earlier = ran[item.nodeid.partition("[")[0]]
             values = {(name, id(value)) for name, value in item.callspec.params.items()}  # type: ignore[attr-defined]
             if len(earlier) < mark.args[0] if mark.args else not values <= set().union(*earlier):

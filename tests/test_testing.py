@@ -403,6 +403,7 @@ class Classes(nn.Module):
         return x.argmax(1)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("net", "left_out"),
     [

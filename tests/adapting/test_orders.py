@@ -55,7 +55,7 @@ WAYS = [
 ]
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("size", [None, FIXED, (64, 64)])
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_every_cell_of_a_map_made_of_tokens_is_in_its_place(way, size):
@@ -150,7 +150,7 @@ def test_class_tokens_at_the_other_end_are_refused():
     assert "the target has 1 trailing token and the source 1 leading token" in str(refused.value)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("size", [(64, 64), (40, 56)])
 @pytest.mark.parametrize("way", [*WAYS, {"way": "windows", "before": 1}], ids=str)
 def test_the_order_of_interpolated_cells_is_told_although_a_shift_by_one_hardly_shows(way, size):

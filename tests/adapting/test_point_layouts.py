@@ -86,7 +86,7 @@ def test_points_with_any_number_of_channels_are_turned(channels: int, first: boo
     assert torch.allclose(_apply(net, laid_out(cloud, first=first)), turned(expected), atol=1e-6)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("channels", [3, 16, 32])
 @pytest.mark.parametrize("old_first", [(False, True), (True, True)])
 @pytest.mark.parametrize("new_first", [(False, True), (True, False), (False, False)])

@@ -32,7 +32,7 @@ def freed(kind):
     return model, kept, adapted(model)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", FREED, ids=lambda kind: kind.__name__)
 def test_the_table_is_resampled_as_by_hand(kind):
     model, _, net = freed(kind)

@@ -38,6 +38,7 @@ def test_a_mask_is_one_of_samples_unless_the_module_refuses_that(mask):
     assert str(aa.capture(Reading(12, shared=True).eval(), given).inputs["attention_mask"]) == "i64[N, N]"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("mask", [SHOWN, PADDED])
 def test_padding_changes_nothing_after_a_swap_for_sentences_of_equal_sizes(mask):
     net = aa.adapt(Reading(16), like=Reading(12), inputs={"input_ids": IDS, "attention_mask": mask}).eval()

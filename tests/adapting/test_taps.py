@@ -229,13 +229,14 @@ class Words(nn.Module):
         return "no tensor"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("tap_", "why"),
     [
         ("inner.layer44", "`inner.layer44` does not exist"),
-        ("never", "`never` is never called"),
         ("words", "`words` returns no tensor"),
         ("halve", "`halve` is called a varying number of times (2 at the probed size)"),
+        ("never", "`never` is never called"),
         ("inner.layer4@3", "`inner.layer4@3` is none of what it returns: inner.layer4"),
     ],
 )

@@ -120,6 +120,7 @@ def test_coordinates_that_stand_channel_first_are_turned_and_indices_found_in_th
     assert "b c n" in str(net.plan) or "permute" in net.code
 
 
+@pytest.mark.slow
 def test_each_leaf_is_refused_for_a_reason_of_its_own():
     with pytest.raises(SwapError) as refused:
         swap(PointDetector(), "backbone_net", ChannelFirst(count=12), inputs=SCENE, indices="recover")

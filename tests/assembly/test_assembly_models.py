@@ -80,7 +80,7 @@ def test_changing_only_the_backbone_runs_for_pooled_and_dense_heads(backbone: st
     assert _round_trips(model)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("text", [POOL, PYRAMID])
 @pytest.mark.parametrize("backbone", ["timm:resnet18", "timm:vit_tiny_patch16_224", "ResNet_CIFAR"])
 def test_a_resolved_config_assembles_to_the_same_model(text: str, backbone: str) -> None:

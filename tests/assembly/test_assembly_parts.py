@@ -174,6 +174,7 @@ def test_heads_predict_vectors_or_every_cell() -> None:
             head(map_BCHW)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
 def test_the_cifar_resnet_keeps_every_pixel_at_every_depth(depth: Any) -> None:
     with torch.device("meta"):

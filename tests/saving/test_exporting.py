@@ -58,7 +58,7 @@ def test_programs_of_torch_export_give_the_same_bits_at_any_size(kind, tmp_path)
         assert same(one.net, program, inputs)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_models_as_torchscript_hold_at_any_size(kind, tmp_path):
     one = exported(kind)

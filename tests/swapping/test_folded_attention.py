@@ -122,6 +122,7 @@ def test_no_projection_is_put_in_front_of_what_an_encoder_of_torch_reads_by_name
         assert_alike(folded(X, padding), model(X, padding))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("refit", [True, "shrink"])
 def test_attention_is_rebuilt_for_other_channels(refit):
     torch.manual_seed(0)

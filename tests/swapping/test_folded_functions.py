@@ -283,6 +283,7 @@ class Cached(nn.Module):
         return self.read(level.add(self.cached))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("width", [lambda level: 10, lambda level: level.shape[1]])
 def test_a_model_that_keeps_what_its_first_call_made_answers_at_the_second_one_too(width):
     model = adapted(Model([nn.Conv2d(8, 4, 1), Cached(width)]), 6, 7)

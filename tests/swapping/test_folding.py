@@ -447,6 +447,7 @@ def test_channels_that_a_tensor_tells_are_not_folded_since_it_may_change(functio
     assert_alike(folded(X), model(X))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "function", [lambda x: torch.div(x, 3, rounding_mode="floor"), lambda x: x.to(torch.int8) * 1.0]
 )

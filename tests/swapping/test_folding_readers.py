@@ -67,6 +67,7 @@ def half_shuffled(level):
     return (level.view(batch, 2, channels // 2, height, width) + 1).view(batch, channels, height, width)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("function", [turned, half_shuffled])
 def test_places_that_move_with_the_channels_keep_the_adapter(function):
     model = adapted(Model([nn.Conv2d(8, 4, 1), Between(nn.Conv2d(10, 5, 1), function)]), 6, 7)
@@ -102,6 +103,7 @@ class Flattened(nn.Module):
         return self.linear(cells.flatten(1))[:, :, None, None]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("last", [False, True])
 def test_a_linear_layer_over_a_flattened_map_is_folded(last):
     folded = is_folded(Flattened(last))

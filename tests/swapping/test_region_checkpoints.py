@@ -73,6 +73,7 @@ def gradients(model, reentrant):
 PARTS = ["stand-ins", "stand-ins with functions", "each", "all at once", "two at once"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("parts", PARTS)
 def test_a_checkpoint_that_computes_a_part_again_gets_the_levels_of_its_own_pass(parts):
     model = swapped(parts)
@@ -89,6 +90,7 @@ def test_a_reentrant_checkpoint_around_the_whole_region_gives_the_same_gradients
         torch.testing.assert_close(found[name], gradient)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch's own, of the same fault
 @pytest.mark.parametrize("parts", PARTS[:3] + PARTS[4:])
 def test_a_reentrant_checkpoint_around_a_part_of_the_region_is_refused_since_it_would_lose_gradients(parts):
