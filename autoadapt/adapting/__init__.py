@@ -1,4 +1,4 @@
-"""Adapting: from two contracts to one module; `steps` has the order in which the parts are called."""
+"""Adapting: from two signatures to one module; `steps` has the order in which the parts are called."""
 
 from autoadapt.adapting.given_contracts import as_signature
 from autoadapt.adapting.steps import adapt

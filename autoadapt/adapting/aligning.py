@@ -1,4 +1,4 @@
-"""Aligning: levels of two modules paired in order, by depth and stride together."""
+"""Aligning: pairing the levels of two modules in order, by depth and stride together."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ WHOLE = 5.0
 """The depth of a whole network, in octaves: its last stride is 32."""
 
 DEPTH = 1.0
+"""The cost of an octave of depth."""
 STRIDE = 0.5
+"""The cost of an octave of stride."""
 SHARED = 0.6
+"""The cost of one stage for two targets of one stride and different depths."""
 
 
 @dataclass(frozen=True)
@@ -21,39 +24,39 @@ class Level:
     """A feature map, as far as aligning needs it."""
 
     octaves: float
-    """Binary logarithm of its stride, to a half."""
+    """Binary logarithm of its stride, rounded to a half."""
     depth: float
-    """What lies behind it: as many octaves as its stride has, and more in a dilated network."""
+    """How much of the network it depends on, in octaves: those of its stride, and more in a dilated network."""
     tokens: bool = False
     """Whether it lists all its cells along one axis."""
 
     @property
     def extra(self) -> float:
-        """How much deeper it is than its stride tells."""
+        """How much deeper it is than its stride alone says."""
         return self.depth - self.octaves
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Sources of one stride and depth; or all that stand behind a patch embedding, which have no stages."""
+    """Sources of one stride and depth; or all of one stride, where depth does not divide them into stages."""
 
     level: Level
     sources: tuple[str, ...]
     even: bool = False
-    """Whether any depth can be had from it, since its blocks are shared out."""
+    """Whether it has sources of all depths, as the blocks behind a patch embedding."""
     reach: float = 0.0
-    """How deep its deepest source is by itself: in a decoder deeper than its place in the order of strides tells."""
+    """The depth of its deepest source before `levels_in_order` limits it, as in a decoder."""
 
     def beyond(self, depth: float) -> float:
-        """How much deeper or shallower than all its sources a depth is; 0 within them."""
+        """The distance of a depth from the range of its sources' depths; 0 within it."""
         return 0.0 if self.even else max(self.level.depth - depth, depth - max(self.reach, self.level.depth), 0.0)
 
 
 def levels_in_order(levels: Mapping[str, Level]) -> dict[str, Level]:
-    """Levels of one module with depths that fit together, finest first and shallow before deep.
+    """Levels of one module, finest first and shallow before deep, with depths that are limited to fit that order.
 
-    No level is deeper than a whole network, nor dilated more than a coarser one is: where fine levels hang on deep
-    ones, as in top-down paths, decoders and parallel branches, they come in the order of their strides.
+    No level is deeper than a whole network, or has more extra depth than a coarser one: fine levels that depend on deep
+    ones, as in top-down paths, decoders and parallel branches, are ordered by their strides.
     """
     found: dict[str, Level] = {}
     for path, level in sorted(levels.items(), key=lambda item: -item[1].octaves):
@@ -65,7 +68,7 @@ def levels_in_order(levels: Mapping[str, Level]) -> dict[str, Level]:
 
 
 def stages(levels: Mapping[str, Level]) -> list[Stage]:
-    """Sources in groups, from shallow to deep; equal parts of octaves count as one."""
+    """Sources in stages, from shallow to deep; depths are rounded down to whole octaves beyond the stride."""
     ordered = levels_in_order(levels)
     even = _even(ordered.values())
     groups: dict[tuple[float, float], list[str]] = {}
@@ -85,9 +88,9 @@ def stages(levels: Mapping[str, Level]) -> list[Stage]:
 
 
 def _even(levels: Collection[Level]) -> set[float]:
-    """Strides at which blocks of all depths stand: tokens, or maps of which one is less deep than its stride tells.
+    """Strides with blocks of several depths and no stages: of tokens, or with a map that is less deep than its stride.
 
-    Convolutions in front of them have one depth, and dilated ones are as deep as their stride tells, or deeper.
+    In all other networks maps are as deep as their stride says, or deeper.
     """
     listed = {level.octaves for level in levels if level.tokens}
     depths: dict[float, set[float]] = {}
@@ -104,20 +107,20 @@ def align(
     *,
     deepest: float = WHOLE,
 ) -> list[int]:
-    """For each target the stage that serves it, so that deeper targets never get shallower stages, at least cost.
+    """The stage for each target at the least total cost, where deeper targets never get shallower stages.
 
-    A pair costs 1 for each octave of depth between both, and 0.5 for each octave of stride: what a stage has not seen,
-    no layer brings back, while a stride is resampled. A stage that holds what a decoder returns is as shallow as its
-    stride and as deep as the decoder: it serves levels of a pyramid, and those of another decoder. A target that is
-    as deep as a whole network although its stride is not asks for the deepest stage there is. Two targets of one stride
-    that differ in depth cost 0.6 if one stage serves both. Equal costs go to the shallower stage.
+    A pair costs 1 for each octave of depth between both, and 0.5 for each octave of stride: a stride can be resampled,
+    but no layer replaces missing depth. A stage with outputs of a decoder covers the depths from its stride's to the
+    decoder's, so that it serves levels of a pyramid and of another decoder. A target as deep as a whole network
+    although its stride is finer gets the deepest stage there is. One stage for two targets of one stride and different
+    depths costs 0.6. Of equal costs the shallower stage is taken.
 
     Args:
         targets: In the order of `levels_in_order`.
         offered: In the order of `stages`.
-        distances: For each target and each stage the octaves of stride between them; infinite where the stage can
-            not serve the target.
-        deepest: Depth of the stage behind which nothing is learned any more.
+        distances: For each target and each stage the octaves of stride between them; infinite where the stage cannot
+            serve the target.
+        deepest: The depth of the deepest stage.
 
     Example:
         >>> pyramid = [Stage(Level(octaves, octaves), (str(octaves),)) for octaves in (2, 3, 4, 5)]

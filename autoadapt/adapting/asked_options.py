@@ -1,4 +1,4 @@
-"""Asked options: what a caller asks of a plan, checked where it enters, alike for every verb."""
+"""Asked options: checks of the options that `plan`, `adapt`, `swap` and others share."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Check = Callable[[str, Any], Iterator[Mismatch]]
 
 
 def check_asked(error: type[AdaptError], **asked: object) -> None:
-    """Refuse options of the wrong type, and choices that there are not.
+    """Refuse options of the wrong type or value.
 
     Args:
-        error: The class of the refusal.
-        asked: The options, by the names that the verbs give them.
+        error: The class of the error.
+        asked: The options by name.
 
     Raises:
-        AdaptError: All that is wrong, at once; of the class `error`.
+        AdaptError: Some are wrong; all of them are listed.
 
     Example:
         >>> check_asked(AdaptError, thin="first")
@@ -43,7 +43,7 @@ def _one_of(*known: str) -> Check:
 
 
 def _paths(name: str, value: object) -> Iterator[Mismatch]:
-    """Paths by path: levels of a list are numbers to people, and texts to the plan."""
+    """The check of a dict of paths by path; integers, as people write levels of a list, are shown as texts."""
     expected = "a dict of paths, as texts"
     if value is not None and not isinstance(value, Mapping):
         yield Mismatch(f"`{name}`", expected, _shown(value), f'{name}={{"path of the old output": "path in new"}}')
@@ -71,7 +71,7 @@ def _are_grids(value: object) -> bool:
 
 
 def _such(fits: Callable[[Any], bool], expected: str, proposed: str) -> Check:
-    """The check of a value by itself."""
+    """The check of an option by a predicate."""
 
     def check(name: str, value: object) -> Iterator[Mismatch]:
         if not fits(value):

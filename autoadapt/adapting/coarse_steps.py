@@ -1,4 +1,4 @@
-"""Coarse steps: sizes that go up in steps of 128 or more, which a compiler gets as numbers."""
+"""Coarse steps: sizes that are multiples of 128 or more, which torch.compile and export get as plain numbers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["coarse_step"]
 
 
 def coarse_step(dim: Dim) -> tuple[str, int] | None:
-    """The axis and the step of a size that goes up in steps of 128 or more; None for any other.
+    """The axis and the step of a size that is an axis rounded up to a multiple of 128 or more; None for any other.
 
-    Windows and images of one size make such steps. Tracing goes on for good when it has to prove things about the maps
-    within them (torch 2.14, MaxViT), so that it gets them as numbers.
+    Window attention needs such sizes. With symbolic ones torch 2.14 never ends proving facts about the maps inside of
+    windows (MaxViT).
 
     Example:
         >>> coarse_step(Dim.axis("H").ceildiv(224) * 224), coarse_step(Dim.axis("H").ceildiv(32) * 32)

@@ -1,4 +1,4 @@
-"""Layers that adapters are made of, beyond those of torch. Imports torch alone, so that source can inline them."""
+"""Layers of adapters beyond torch's own. Standalone source inlines them, so this file imports torch only."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
     "unchanged",
 ]
 
-# Dimension letters: B batch, C and D channels, M points taken, N points to take from, K columns of a point.
+# Dimension letters: B batch, C and D channels, M chosen points, N points to choose from, K columns of a point.
 # Functions stay below 88 columns: they are inlined into files that other people format.
 
 
@@ -63,7 +63,7 @@ def conv1x1(
 
 
 def mlp(source: int, hidden: int, target: int, *, spatial: int = 0) -> nn.Sequential:
-    """Two maps of the channels with a GELU between them: the last axis, or axis 1 before spatial ones.
+    """Two linear maps of channels, on the last axis or on axis 1, with a GELU between.
 
     Shape:
         `[*, source] -> [*, target]`, or `[B, source, *spatial] -> [B, target, *spatial]`
@@ -76,7 +76,7 @@ def mlp(source: int, hidden: int, target: int, *, spatial: int = 0) -> nn.Sequen
 
 
 class FlatLinear(nn.Module):
-    """A linear layer over all axes but the batch, flattened into one; samples never mix.
+    """A linear layer over all axes but the batch, flattened; samples never mix.
 
     Shape:
         `[B, *source] -> [B, *target]`
@@ -96,7 +96,7 @@ class FlatLinear(nn.Module):
 
 
 def keep_variance_(layer: nn.Linear | Conv, source: int) -> None:
-    """Weights of variance 1/source and no offset.
+    """Initialise weights with variance 1/source, and no offset.
 
     LeCun et al., Efficient BackProp (1998), section 4.6: independent inputs of unit
     variance give outputs of unit variance.
@@ -112,10 +112,10 @@ def renormalize(
     shift: list[float],
     turned: bool,
 ) -> torch.Tensor:
-    """Each channel times a factor plus an offset; `turned`: the last channel first.
+    """Each channel times a factor plus an offset; `turned`: channels reversed before.
 
-    Made of numbers where it runs: they stand in no state dict, and graphs of CUDA can
-    be captured, which a copy from the CPU would forbid.
+    The numbers become tensors on the device, with no copy from the CPU, which CUDA
+    graphs would not allow. They are in no state dict.
 
     Shape:
         `[B, C, *spatial] -> [B, C, *spatial]`
@@ -131,7 +131,7 @@ def renormalize(
 
 
 def pad(images: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """Zeros at the far end of the spatial axes up to exact sizes; what is beyond a size is left out.
+    """Zeros at the far end of spatial axes up to exact sizes; larger inputs are cut.
 
     Shape:
         `[B, C, *spatial] -> [B, C, *sizes]`
@@ -158,11 +158,11 @@ def resample(
     step: list[float],
     sizes: list[int],
 ) -> torch.Tensor:
-    """Read the spatial axes at centres of one's own: cell j at `first + j*step`.
+    """Read the spatial axes at given centres: cell j at `first + j*step`.
 
-    Linear interpolation, and where a step is longer than a cell a mean over a triangle
-    as wide, as antialiased resizing takes it. Beyond the border the last cell counts.
-    Whole cells are only picked.
+    Linear interpolation; where a step is longer than a cell, a triangle filter of that
+    width, as in antialiased resizing. Centres beyond the border are moved to it. Where
+    all centres are those of cells, the cells are only selected.
 
     Shape:
         `[B, C, *spatial] -> [B, C, *sizes]`
@@ -183,10 +183,10 @@ def resample(
 
 
 def larger(size: int, least: int) -> int:
-    """The larger of a size and a bound, in a way that export, trace and script follow."""
+    """The larger of a size and a bound, in a form that torch exports and scripts."""
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return max(size, least)
-    if isinstance(size, torch.Tensor):  # a trace has tensors for sizes
+    if isinstance(size, torch.Tensor):  # in torch.jit.trace sizes are tensors
         return size.clamp(min=least)
     symbol: Any = torch.sym_max(size, least)
     made: int = symbol
@@ -196,8 +196,8 @@ def larger(size: int, least: int) -> int:
 def least_multiple(size: int, step: int) -> int:
     """The least multiple of a step that is not below a size.
 
-    Counted rather than divided: whatever traces it then sees a number, and a program
-    for each multiple, instead of sizes about which nothing can be proved.
+    Found by counting: a tracer then gets a plain number, and makes a program for each
+    multiple, instead of a symbolic size about which it cannot prove anything.
     """
     multiple = step
     while multiple < size:
@@ -206,7 +206,7 @@ def least_multiple(size: int, step: int) -> int:
 
 
 def pool(values: torch.Tensor, kernel: list[int]) -> torch.Tensor:
-    """The average of each cell of the spatial axes, the last of an axis cut short.
+    """Average pooling of the spatial axes, where the last window may be smaller.
 
     Shape:
         `[B, C, *spatial] -> [B, C, *(ceil(size / kernel))]`
@@ -227,9 +227,10 @@ def pool(values: torch.Tensor, kernel: list[int]) -> torch.Tensor:
 
 
 def channel_shares(met: list[int], channels: int) -> list[list[float]]:
-    """How much each given channel counts for each of those that a module reads.
+    """The weight of each given channel (columns) in each channel of a module (rows).
 
-    One that meets none (-1) stands for their mean. Rows sum to one: grey stays grey.
+    `met` has the module's channel for each given one. A channel without one (-1) counts
+    as their mean. Rows sum to one, so that grey stays grey.
     """
     others, known = met.count(-1), sum([min(met.count(c), 1) for c in range(channels)])
     most = min(1.0, channels / (known + others))
@@ -277,7 +278,7 @@ def recover_indices(
     values_BNK: torch.Tensor,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """For each point the first row of the values that is the same, bit for bit.
+    """For each point the index of the first row of the values that equals it exactly.
 
     Shape:
         points `[B, M, K]`, values `[B, N, >= K]` -> `[B, M]`
@@ -287,7 +288,7 @@ def recover_indices(
     """
     rows_BNK = values_BNK[..., : points_BMK.shape[-1]]
     found, exact = [], []
-    for part_BmK in torch.split(points_BMK, 256, dim=1):  # bounds the memory it takes
+    for part_BmK in torch.split(points_BMK, 256, dim=1):  # to limit memory
         same_BmN = (part_BmK.unsqueeze(2) == rows_BNK.unsqueeze(1)).all(-1)
         found.append(same_BmN.int().argmax(-1))
         exact.append(same_BmN.any(-1))
@@ -299,7 +300,7 @@ def recover_indices(
 
 
 def fill_in(argument: dict[str, Any] | None, made: dict[str, Any]) -> dict[str, Any]:
-    """Add what was made to a dict of the caller's; an empty one counts as absent."""
+    """Add outputs to a dict of the caller's; return them if it is empty or missing."""
     if not argument:
         return made
     argument.update(made)
@@ -307,7 +308,7 @@ def fill_in(argument: dict[str, Any] | None, made: dict[str, Any]) -> dict[str, 
 
 
 def unchanged(name: str, value: Any, *expected: Any) -> None:
-    """Refuse an argument that nothing serves and that is none of what it may be."""
+    """Refuse an argument that nothing reads, unless it is one of those expected."""
     if not any(type(value) is type(one) and value == one for one in expected):
         raise ValueError(
             f"{name} was {expected[0]!r} when this module was adapted, and another "
@@ -316,14 +317,14 @@ def unchanged(name: str, value: Any, *expected: Any) -> None:
 
 
 def nothing_further(given: dict[str, Any], flags: dict[str, bool]) -> None:
-    """Refuse other keyword arguments that would change something; flags stay as they are."""
+    """Refuse keyword arguments that would change something; flags must stay."""
     for name, value in given.items() if isinstance(given, dict) else ():
         is_on = flags.get(name)
         unchanged(name, value, *([True] if is_on else [None, False][: 1 + (name in flags)]))
 
 
 def hand_on(name: str, value: Any, *expected: Any) -> Any:
-    """An argument that may also be a tensor, or another number; else it is refused."""
+    """An argument that is a tensor, another number, or one of the values expected."""
     numbers = (int, float)
     both = type(value) in numbers and type(expected[0]) in numbers
     if not (both or isinstance(value, torch.Tensor)):
@@ -338,11 +339,11 @@ def choose_points(
     axis: int = 1,
     seed: int = 0,
 ) -> torch.Tensor:
-    """Which of N points to take.
+    """The indices of some of N points.
 
-    `farthest` takes the first point, and then again and again the one farthest from
-    those taken (Eldar et al., The farthest point strategy for progressive image
-    sampling, 1997).
+    `farthest` chooses the first point, and then repeatedly the one farthest from those
+    chosen (Eldar et al., The farthest point strategy for progressive image sampling,
+    1997).
 
     Shape:
         `[B, N, K]`, or N at another axis where values do not matter -> `[B, count]`
@@ -375,7 +376,7 @@ def take_points(
     choice_BM: torch.Tensor,
     axis: int,
 ) -> torch.Tensor:
-    """The chosen entries of an axis, each sample by its own choice.
+    """The chosen entries of an axis, separately for each sample.
 
     Shape:
         `[B, ..., N, ...] -> [B, ..., M, ...]`

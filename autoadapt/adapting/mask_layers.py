@@ -1,4 +1,7 @@
-"""Layers that masks take part in. Imports torch alone, so that source can inline them."""
+"""Layers that read masks. Standalone source inlines them, so this file imports torch only.
+
+`counting` is a mask as booleans, True for tokens that count and not for those that are hidden; None without a mask.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +31,15 @@ def what_counts(
     counts: bool = True,
     shared: bool = False,
 ) -> torch.Tensor | None:
-    """Where tokens count, in truth values; None where all do, as without a mask.
+    """Which tokens count, as booleans; None without a mask, where all do.
 
     Args:
-        mask: Zeros and ones, or truth values, or what is added to scores of attention;
-            its last axis lists tokens. Or lengths `[B]`.
-        size: How many tokens there are.
-        form: `truth`, `added` or `lengths`, which are shares of all where they are no
-            integers.
-        counts: Whether ones stand at what counts, or at what is hidden.
-        shared: Whether the mask is one for all items, `[N, N]`.
+        mask: Zeros and ones, booleans, or numbers to add to attention scores; its last
+            axis lists tokens. Or lengths `[B]`.
+        size: The number of tokens.
+        form: `truth`, `added` or `lengths`; lengths that are no integers are fractions.
+        counts: Whether a one means that a token counts, and not that it is hidden.
+        shared: Whether one mask `[N, N]` is for all items of the batch.
 
     Shape:
         `[B, N]`, `[B, ..., N]`, `[N, N]` or `[B] -> [B, N]`; a token counts if any other
@@ -49,7 +51,7 @@ def what_counts(
         lengths = (mask * size).round() if mask.is_floating_point() else mask
         return torch.arange(size, device=mask.device) < lengths[:, None]
     if form == "added":
-        mask, counts = mask > -100, True  # what is below adds nothing to a softmax
+        mask, counts = mask > -100, True  # lower scores have no weight in a softmax
     table = mask != 0 if counts else mask == 0
     table = table[None] if shared else table
     return table.flatten(1, -2).any(1) if table.dim() > 2 else table
@@ -60,12 +62,12 @@ def thin_mask(
     first: int,
     step: int,
 ) -> torch.Tensor | None:
-    """What counts among frames: those that there would be without the samples behind.
+    """Which frames count: those computed only from samples that count.
 
     Args:
-        counting_BN: Truth values; None where all count.
-        first: The last sample without which there would be no first frame.
-        step: From one frame to the next, in samples.
+        counting_BN: Which samples count; None where all do.
+        first: Index of the last sample of the first frame.
+        step: Samples from one frame to the next.
 
     Shape:
         `[B, N] -> [B, M]`, with `M = (N - first - 1) // step + 1`
@@ -80,12 +82,12 @@ def all_counted(
     like: torch.Tensor,
     sizes: list[int],
 ) -> torch.Tensor:
-    """What counts, which is everything where there is no mask.
+    """Which tokens count, as a tensor even where all do.
 
     Args:
-        counting_BN: Truth values; None where all count.
+        counting_BN: Which tokens count; None where all do.
         like: Any tensor on the device.
-        sizes: How many samples and tokens there are.
+        sizes: The sizes B and N.
     """
     if counting_BN is None:
         return torch.ones(sizes, dtype=torch.bool, device=like.device)
@@ -93,7 +95,7 @@ def all_counted(
 
 
 def fit_mask(counting_BN: torch.Tensor | None, size: int) -> torch.Tensor | None:
-    """What counts among frames of another number: those with any sample that does.
+    """Which of M frames count, of equal length: those with any sample that does.
 
     Shape:
         `[B, N] -> [B, M]`
@@ -110,18 +112,17 @@ def counted_tokens(
     front: int = 0,
     behind: int = 0,
 ) -> torch.Tensor:
-    """Ones where values count and zeros elsewhere, to be averaged as the values are.
+    """Ones where tokens count and zeros elsewhere, to be averaged as the values are.
 
     Args:
-        values: `[B, ...]`, with N, and tokens in front of these, at the axis; or
-            `[N, B, ...]` where that is the first.
-        counting_BN: Truth values; None where all count.
-        axis: That lists tokens.
-        front: How many tokens stand in front of them, which count always.
-        behind: How many stand behind them.
+        values: `[B, ..., front + N + behind, ...]`; or `[N, B, ...]` for axis 0.
+        counting_BN: Which of N tokens count; None where all do.
+        axis: The axis that lists tokens.
+        front: Tokens in front of these, which always count.
+        behind: Tokens behind these, which always count.
 
     Shape:
-        As the values, with 1 in the place of all axes but that of tokens, and of B.
+        As the values, with size 1 on all axes but those of samples and tokens.
     """
     shape = [1] * values.dim()
     samples = 1 if axis == 0 else 0
@@ -135,7 +136,7 @@ def counted_tokens(
 
 
 def without_hidden(values: torch.Tensor, ones: torch.Tensor) -> torch.Tensor:
-    """Values with zeros where nothing counts.
+    """Values with zeros at hidden tokens; `ones` as from `counted_tokens`.
 
     Shape:
         `[B, ..., N, ...] -> [B, ..., N, ...]`
@@ -148,13 +149,12 @@ def last_counted(
     ones: torch.Tensor,
     axis: int,
 ) -> torch.Tensor:
-    """The last of each sample's tokens that counts; the first where none does.
+    """The last token of each sample that counts; the first where none does.
 
     Args:
-        values: Tokens.
-        ones: Ones where they count and zeros elsewhere, with 1 in the place of all axes
-            but those of samples and tokens.
-        axis: That lists tokens.
+        values: The tokens.
+        ones: Ones where they count, zeros elsewhere, as from `counted_tokens`.
+        axis: The axis that lists tokens.
 
     Shape:
         `[B, ..., N, ...] -> [B, ..., ...]`
@@ -169,11 +169,11 @@ def last_counted(
 
 
 def per_share(values: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Averages over what counts, from those that take the rest for zeros.
+    """Averages over tokens that count, from averages with zeros for all others.
 
     Args:
-        values: Averages of values that are zero where nothing counts.
-        share: How much of each average counts; where nothing does, it is zero.
+        values: Averages of values that are zero at hidden tokens.
+        share: The same averages of `ones`: the fraction of each that counts.
     """
     return values / share.clamp(min=1e-6)
 
@@ -185,15 +185,14 @@ def as_mask(
     form: str = "truth",
     counts: bool = True,
 ) -> torch.Tensor | None:
-    """What counts as a mask of another form.
+    """A mask in another form; None where all tokens count.
 
     Args:
-        counting_BN: Truth values; None where all count.
-        sizes: Of the mask.
-        dtype: Of the mask.
-        form: `truth`, `added` or `lengths`, which are shares of all where they are no
-            integers.
-        counts: Whether ones stand at what counts, or at what is hidden.
+        counting_BN: Which tokens count; None where all do.
+        sizes: The sizes of the mask.
+        dtype: The dtype of the mask.
+        form: `truth`, `added` or `lengths`; lengths that are no integers are fractions.
+        counts: Whether a one means that a token counts, and not that it is hidden.
 
     Shape:
         `[B, N] -> sizes`

@@ -1,4 +1,4 @@
-"""Pairings: what can serve an output, what does, and what is compared for that."""
+"""Pairings: sources and their pairing with a target, and the rules that compare sources in matching."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Source:
-    """Something of the new module that could serve: an output, or what an inner module returns."""
+    """A tensor of the new module that may serve a target: an output, or an inner output."""
 
     path: str
     tensor: Factored
-    """In terms of the target's input axes."""
+    """The tensor, as a function of the target's input axes."""
     sequence: str = ""
-    """What it is ordered within, from shallow to deep; empty where no order is known."""
+    """The name of the sequence in which it is ordered from shallow to deep; empty where no order is known."""
     tap: bool = False
-    """Whether it comes from inside; outputs go first where both would do."""
+    """Whether it is an inner output; outputs are preferred where both would do."""
     reads: str = ""
-    """The source that it is a linear map of: what a projection makes of it, one of that source makes at less cost."""
+    """The source of which it is a linear map, such as scores of features: a projection of that source is cheaper."""
     listed: bool = False
-    """Whether the new module names it in a list of its levels; then it goes before others of its stride."""
+    """Whether the new module itself lists it as a level; then it is preferred among sources of its stride."""
     weights: int = 0
-    """Which parameters of the new module it depends on, one bit each; 0 where that is not known."""
+    """Which parameters of the new module it depends on, as bits; 0 where that is not known."""
     scores: bool = False
-    """Whether it scores classes; then it serves nothing but such scores."""
+    """Whether it holds class scores; then it serves nothing but class scores."""
     also: tuple[str, ...] = ()
-    """Where the very same tensor stands besides, as the last hidden state does at the end of the list of all."""
+    """Further paths of the very same tensor, as of the last hidden state in the list of all."""
     eval_only: bool = False
-    """Whether nothing returns it in train mode; then it serves what no other output does."""
+    """Whether it does not exist in train mode; then it serves only targets that no other output serves."""
 
     @property
     def spec(self) -> TensorSpec:
@@ -71,16 +71,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Pairing:
-    """One target, the source that serves it, and what else there was."""
+    """A target with the source that serves it."""
 
     target: str
     source: str
     others: tuple[str, ...] = ()
+    """Other sources that would have served it."""
     recover: bool = False
-    """The source holds coordinates, and the target's indices are found from them."""
+    """Whether the source holds coordinates, from which the target's indices are recovered."""
     remark: str = ""
     same_as: str = ""
-    """The target that is this very tensor and is served already."""
+    """An earlier target that is the very same tensor."""
 
 
 def from_shallow_to_deep(signature: Signature) -> tuple[str, ...]:
@@ -90,7 +91,7 @@ def from_shallow_to_deep(signature: Signature) -> tuple[str, ...]:
 
 
 def spread(options: Sequence[str], count: int) -> list[str]:
-    """As many options as wanted, evenly from shallow to deep, the last one always among them.
+    """`count` options at even distances from shallow to deep, with the last one.
 
     >>> spread("abcdefghijkl", 4)
     ['c', 'f', 'i', 'l']
@@ -101,19 +102,19 @@ def spread(options: Sequence[str], count: int) -> list[str]:
 
 
 def shared_out(options: Sequence[str], count: int, sources: Mapping[str, Source]) -> list[str]:
-    """As many options as wanted: of recurrent states the first, `h` of `(h, c)`, and of others as they are spread."""
+    """`count` options: of recurrent states the first ones, `h` of `(h, c)`; of others as from `spread`."""
     if all(is_state(sources[option].spec) for option in options):
         return [options[min(i, len(options) - 1)] for i in range(count)]
     return spread(options, count)
 
 
 def cell(tensor: Factored) -> Fraction:
-    """Input cells per cell: of a finer and a coarser map equally far away, the finer has seen what is wanted."""
+    """Input cells for each cell, to prefer the finer of two maps whose strides are equally far from the target's."""
     return math.prod(tensor.strides.values(), start=Fraction(1))
 
 
 def level_of(tensor: Factored) -> Level | None:
-    """Stride and depth of a feature map; a depth that is not known is what the stride tells."""
+    """Stride and depth of a feature map, where an unknown depth is that of the stride; None for other tensors."""
     strides = [stride for stride in tensor.strides.values() if stride > 0]
     if not strides or not tensor.spec.is_floating:
         return None
@@ -136,15 +137,15 @@ def as_wide(options: Sequence[str], sources: Mapping[str, Source], wanted: Tenso
 def behind_all(
     options: Sequence[str], sources: Mapping[str, Source], wanted: TensorSpec, others: Iterable[TensorSpec]
 ) -> list[str]:
-    """The options that train mode has too, that have class tokens if the target has, of sequences at the strides of
-    the outputs, if any.
+    """The options that also exist in train mode, have extra tokens if the target does, and are deep in sequence models.
 
-    What a sequence model makes finer than its outputs stands in front of its transformer, and has seen next to nothing;
-    its outputs are resampled instead. Levels of several strides are served as those of a pyramid are.
+    A tensor of a sequence model with a finer stride than its outputs comes before its transformer, and has hardly any
+    depth; so only options of the outputs' strides are kept, if there are any. Not where targets have several strides,
+    which are served as levels of a pyramid.
 
     Args:
         options: Sources from which a chain leads to the target.
-        sources: All of them.
+        sources: All sources.
         wanted: The target.
         others: All targets.
     """
@@ -159,13 +160,13 @@ def behind_all(
 
 
 def _led(options: Sequence[str], sources: Mapping[str, Source], wanted: Factored) -> Sequence[str]:
-    """The options that have tokens besides cells, if the target has and there are any: the others make them up."""
+    """The options with tokens besides cells, if the target has such tokens and some option does; else all."""
     led = [option for option in options if any((*sources[option].tensor.prefixes, *sources[option].tensor.suffixes))]
     return led if led and any((*wanted.prefixes, *wanted.suffixes)) else options
 
 
 def _is_sequence(spec: TensorSpec) -> bool:
-    """Whether a tensor is `[B, N, C]`, or `[B, C, N]` of a module whose depth is not known: a waveform goes in."""
+    """Whether a tensor is `[B, N, C]`, or `[B, C, N]` of unknown depth, as of modules for waveforms."""
     follows = [bool(dim.axes) for dim in spec.dims]
     along = spec.dims[follows.index(True, 1)].axes if any(follows[1:]) else frozenset()
     last = follows == [True, True, False] or (follows == [True, False, True] and spec.depth is None)
@@ -173,7 +174,7 @@ def _is_sequence(spec: TensorSpec) -> bool:
 
 
 def fitting(offered: Sequence[Stage], options: Sequence[str]) -> list[tuple[str, ...]]:
-    """The options of each stage, in their own order."""
+    """The options in each stage, in their own order."""
     stage_of = {source: i for i, stage in enumerate(offered) for source in stage.sources}
     found: list[list[str]] = [[] for _ in offered]
     for option in options:
@@ -183,17 +184,17 @@ def fitting(offered: Sequence[Stage], options: Sequence[str]) -> list[tuple[str,
 
 
 def no_deeper(stage: Stage, depth: float, sources: Mapping[str, Source]) -> set[str]:
-    """The sources of a stage without those that lie deeper by more than a block or so."""
+    """The sources of a stage that are at most a twentieth of a network deeper than a depth, about one block."""
     return {path for path in stage.sources if (sources[path].spec.depth or 0) <= depth + WHOLE / 20}
 
 
 def whole_first(
     options: Mapping[str, tuple[str, ...]], levels: Mapping[str, Level], sources: Mapping[str, Source]
 ) -> dict[str, tuple[str, ...]]:
-    """For a level that may be the result of a whole network, the outputs in the fewest lists, if there are any.
+    """The options, where a level that may be the result of a whole network gets only outputs, in the fewest containers.
 
-    That is a single level, in no list, of which nothing but its stride tells a depth. Behind a patch embedding a stride
-    tells none: what a transformer returns comes before its blocks, which serve levels that are known to be shallow.
+    That is a single level, in no container, whose depth is just that of its stride. For a transformer a stride says
+    nothing of depth, so that its output is preferred to its blocks, which serve levels that are known to be shallow.
     """
     found = dict(options)
     for path, level in levels.items():
@@ -205,22 +206,19 @@ def whole_first(
 
 
 def by_names(sources: Mapping[str, Source]) -> dict[str, Source]:
-    """Sources by each path at which they stand."""
+    """Sources by all of their paths."""
     return {path: source for source in sources.values() for path in (*source.also, source.path)}
 
 
 def is_namesake(source: Source, path: str, wanted: Factored) -> bool:
-    """Whether an output has its name in common with a target of one of its paths, and its strides too.
-
-    Strides of sequences may differ, whose depth is not known and whose frames are resampled.
-    """
+    """Whether an output has a target's name and strides; sequences of unknown depth may have other strides."""
     named = name_in(path) not in ("", "output")  # "output" is what an output without a name is called
     is_resampled = wanted.spec.depth is None and _is_sequence(wanted.spec)
     return named and not source.tap and (is_resampled or source.tensor.strides == wanted.strides)
 
 
 def is_scored(path: str, target: Signature) -> bool:
-    """Whether an output of the target scores classes itself."""
+    """Whether an output of the old module holds class scores itself."""
     return path in target.scores or name_in(path) == "logits"
 
 
@@ -230,7 +228,7 @@ def name_in(path: str) -> str:
 
 
 def named_alike(options: Iterable[Source], path: str) -> tuple[str, ...]:
-    """The options one of whose paths has the most words in common with another."""
+    """The options whose path has the most words in common with a target's."""
     wanted = _words_in(path)
     alike = {one.path: max(len(_words_in(own) & wanted) for own in (one.path, *one.also)) for one in options}
     most = max(alike.values(), default=0)

@@ -1,4 +1,4 @@
-"""Refusals: which source may not serve which target, worked out once for all pairs of tensors of the same forms."""
+"""Refusals: which source may not serve which target, decided once for all pairs of tensors of the same forms."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["Form", "Refusals", "by_hand", "check_pairs", "most_telling", "no_ind
 
 
 def check_pairs(pairs: Mapping[str, str], targets: Sequence[str], sources: Sequence[str]) -> None:
-    """Refuse pairs of names that there are not.
+    """Refuse pairs with unknown names.
 
     Args:
         pairs: Sources chosen by the caller, by target.
-        targets: The outputs that are wanted.
-        sources: What the new module offers.
+        targets: The paths of the wanted outputs.
+        sources: The paths of the new module's sources.
 
     Raises:
-        PlanError: A name is none of these; all such names at once.
+        PlanError: Some names are unknown; all of them are listed.
     """
     faults = []
     for path, source in pairs.items():
@@ -44,27 +44,28 @@ def check_pairs(pairs: Mapping[str, str], targets: Sequence[str], sources: Seque
 
 @dataclass(frozen=True)
 class Form:
-    """A tensor, and all of it that decides whether it can be refused."""
+    """A tensor, and the facts about it on which refusals depend, as numbers that are quick to compare."""
 
     tensor: Factored
     number: int
-    """Of the facts that it shares with other tensors, beside its sizes."""
+    """Stands for all facts but sizes; equal for tensors with equal facts."""
     dims: tuple[int, ...]
-    """A number for each dim, the same for dims that are equal."""
+    """A number for each dim, equal for equal dims."""
     constants: tuple[int, ...]
-    """The dims of its constant axes, where there are several."""
+    """The numbers of its constant dims, where there are several."""
     extended: bool
-    """Whether an axis has entries beside its cells."""
+    """Whether an axis has tokens besides cells."""
 
 
 Relation: TypeAlias = "tuple[int, int, bool | tuple[bool, ...], tuple[bool, ...]]"
+"""The numbers of source and target, which of their dims are equal, and which of their constants are."""
 
 
 class Refusals:
-    """What is known of the pairs that were asked for.
+    """A cache of refusals by the forms of source and target.
 
-    Of tensors that only have learned values and cells, sizes matter as far as they are equal: a chain resizes and
-    projects from any to any. Thousands of them have a few forms. Whatever else there is has a form of its own.
+    For plain features only the equality of sizes matters, since a chain resizes and projects any size to any other; so
+    thousands of tensors have a few forms. Any other tensor has a form of its own.
     """
 
     def __init__(self) -> None:
@@ -102,7 +103,7 @@ class Refusals:
         return self._refused[key]
 
     def relation(self, source: Form, target: Form) -> Relation:
-        """What decides about a pair: two pairs of one relation are both refused, for the same reason, or both not."""
+        """The facts that decide about a pair: pairs of one relation are all refused for the same reason, or all not."""
         alike: bool | tuple[bool, ...] = source.dims == target.dims
         if not alike and (source.extended or target.extended):
             alike = tuple(left == right for left, right in itertools.product(source.dims, target.dims))
@@ -117,14 +118,14 @@ class Refusals:
 
 
 def _told(spec: TensorSpec) -> tuple[Hashable, ...]:
-    """What runs for real told of a tensor, which two of one order and size may differ in."""
+    """Facts from real runs, in which tensors of equal dims may differ."""
     return spec.class_token, spec.last_token, spec.map_axis, spec.point_axis
 
 
 def _is_plain(tensor: Factored) -> bool:
-    """Whether its values are learned and its sizes may be changed; no points, nothing empty, nothing complex.
+    """Whether a tensor holds features of which a chain can change all sizes.
 
-    There are layers for up to three axes of cells.
+    No points, no empty or complex tensors, and at most three spatial axes, for which there are layers.
     """
     spec = tensor.spec
     kinds = [atom.kind for axis in tensor.atoms for atom in axis]
@@ -151,21 +152,21 @@ def refusal(tensor: Factored, target: TensorSpec) -> str | None:
 
 
 def most_telling(whys: Sequence[str]) -> str:
-    """The commonest reason, among equals the last; one about the same kind of values before one that is not."""
+    """The commonest reason, the last among equals; reasons about other kinds of values only if there are no others."""
     alike = [why for why in reversed(whys) if " values are no " not in why] or list(reversed(whys))
     return max(alike, key=alike.count) if alike else "it returns nothing"
 
 
 def by_hand(spec: TensorSpec, targets: Sequence[TensorSpec], sources: Sequence[TensorSpec]) -> str:
-    """What to write instead of a spec, or around the new module; empty where nothing helps.
+    """The remedy for a refused spec, where the caller can write something; else empty.
 
-    A spec with a number of samples gets an axis for them; a map of fixed size that no run told to be one is resized by
-    whoever knows it, and tokens that are no frames alone are made frames.
+    A spec with a constant number of samples should have the axis `B`. A map of fixed size needs a pooling around the
+    new module, and tokens of bands and frames a mean over bands.
 
     Args:
-        spec: The one that is refused.
-        targets: All of the contract.
-        sources: What the new module offers.
+        spec: The refused target.
+        targets: All targets of the contract.
+        sources: The sources of the new module.
 
     Example:
         >>> spec, source = TensorSpec.parse("f32[2, 64, 8, 8]"), TensorSpec.parse("f32[B, 8, H, W]")
@@ -194,15 +195,15 @@ def by_hand(spec: TensorSpec, targets: Sequence[TensorSpec], sources: Sequence[T
 def no_index(
     path: str, spec: TensorSpec, gathering: Gathering | None, points: str | None, offer: str, remedy: str
 ) -> Mismatch:
-    """That nothing serves an index.
+    """The mismatch of an index output without a source.
 
     Args:
-        path: Of the index.
-        spec: The index.
-        gathering: What it takes of what, if known.
-        points: What serves the coordinates that it takes, if anything does.
-        offer: What there is.
-        remedy: What to do where it is not read.
+        path: The path of the index.
+        spec: The spec of the index.
+        gathering: The invariant that it takes part in, if there is one.
+        points: The source of the coordinates that it gathers, if there is one.
+        offer: What the new module offers, as text.
+        remedy: The remedy where nobody reads the index.
     """
     into = f" into the points of `{gathering.values.removeprefix('inputs.')}`" if gathering else ""
     remedies = ['adapt(..., indices="recover")  # the coordinates are exact input points'] if points else []

@@ -1,4 +1,4 @@
-"""Adapting: the order of the steps."""
+"""Steps: `adapt`, which is the order of capturing, planning and building."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def adapt(
 
 
 def _inputs(new: nn.Module, like: object, inputs: object) -> object:
-    """The caller's inputs, or what one of the two modules tells."""
+    """The caller's inputs, or those of the size in the old or the new module's configuration."""
     if inputs is not None or isinstance(like, (Signature, str, Path)):
         return inputs
     told = [module for module in (like, new) if isinstance(module, nn.Module)]
@@ -155,7 +155,7 @@ def _inputs(new: nn.Module, like: object, inputs: object) -> object:
 
 
 def _check_devices(new: nn.Module, like: object) -> None:
-    """Two modules must stand on one device; the meta device goes with all."""
+    """Refuse two modules on different devices; the meta device goes with any."""
     if not isinstance(like, nn.Module):
         return
     left, right = ({p.device for p in module.parameters()} - {torch.device("meta")} for module in (like, new))

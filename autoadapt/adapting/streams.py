@@ -1,4 +1,4 @@
-"""Streams: where blocks end that their caller adds up, so that no module returns what they hand on."""
+"""Streams: the ends of blocks whose caller adds their output to a residual stream that no module returns."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ __all__ = ["with_streams"]
 
 
 def with_streams(level: Sequence[InnerOutput], read: Sequence[InnerOutput]) -> list[InnerOutput]:
-    """The ends of blocks of one stride, with those that are only read in the place of branches.
+    """The ends of blocks of one stride, where streams that modules read replace outputs that are only branches.
 
-    Blocks of which a later one reads the output as it is hand on their output. Of others, such as the two of
-    `x = attend(x) + x; x = forward(x) + x`, outputs are branches, and what the next block reads is what they hand on,
-    wherever that stands. The sum that a last branch makes is read by no module where a function takes it.
+    A block whose output a later one reads unchanged ends with that output. The outputs of others, such as the two in
+    `x = attend(x) + x; x = forward(x) + x`, are residual branches; the stream behind them is what the next block reads.
+    The sum behind the last branch is missing where a function reads it, and no module.
 
     Args:
-        level: The modules at which blocks of the stride end, in the order in which they finish.
-        read: What elements of lists read of streams of that stride.
+        level: The outputs of blocks of the stride, in the order in which they finish.
+        read: The streams of that stride that modules read.
     """
     branches = _branches(level, read)
     if branches or any(block.is_branch for block in level):
@@ -29,9 +29,10 @@ def with_streams(level: Sequence[InnerOutput], read: Sequence[InnerOutput]) -> l
 
 
 def _branches(level: Sequence[InnerOutput], read: Sequence[InnerOutput]) -> list[InnerOutput]:
-    """The blocks that stand in the same list as those that read a stream, and are not read on as they are.
+    """The blocks whose outputs are branches.
 
-    And those that a function has made a sum of which is read behind all lists, as by a norm or a head.
+    These are blocks in a list whose elements read a stream, unless a later module reads their output unchanged; and
+    those with a sum behind them that is read after all lists, as by a norm or a head.
     """
     lists, behind = {_list_of(one.module) for one in read} - {""}, [one for one in read if not _list_of(one.module)]
     return [
@@ -44,13 +45,13 @@ def _branches(level: Sequence[InnerOutput], read: Sequence[InnerOutput]) -> list
 
 
 def _is_summed(block: InnerOutput, read: Sequence[InnerOutput]) -> bool:
-    """Whether a stream of its dims that is read after it depends on all that it depends on."""
+    """Whether a later stream of the same dims depends on all parameters that a block's output depends on."""
     later = (one for one in read if one.finished > block.finished and one.spec.dims == block.spec.dims)
     return any(not block.behind & ~one.behind for one in later)
 
 
 def _list_of(path: str) -> str:
-    """The list that a module stands in, or the list of lists; empty where it stands in none.
+    """The path of the list whose element a module is, the outermost of nested ones; empty where it is in none.
 
     Example:
         >>> _list_of("layers.3.1"), _list_of("net.norm")
@@ -63,5 +64,5 @@ def _list_of(path: str) -> str:
 
 
 def _is_element(path: str, whole: str) -> bool:
-    """Whether a module stands in a list inside another one."""
+    """Whether a module is in a list inside of another module."""
     return path.startswith(f"{whole}.") and any(part.isdigit() for part in path[len(whole) :].split("."))

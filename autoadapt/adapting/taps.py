@@ -1,4 +1,4 @@
-"""Taps: which inner outputs of a module are worth taking, found by where blocks end, not by names."""
+"""Taps: the inner outputs of a module that may serve as levels, by where blocks end and not by names."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
 
     A block is a module that holds two or more convolutions or linear layers. For each stride those blocks count that
     are nested least (a plain `nn.Sequential` or `nn.ModuleList` adds no nesting, and is no block if it holds single
-    layers only); where there is none, the last of the layers before the next stride, such as the activation of a
-    stem. A single convolution behind the blocks, as classifiers have before their pooling, is not taken, unless the
-    whole model has it as a part of its own. What the model lists as a level itself is always among them.
+    layers only); at a stride without blocks the last layer before the next stride, such as the activation of a
+    stem. A single convolution behind the blocks, as classifiers have before their pooling, does not count, unless it is
+    a direct child of the model. Tensors that the model itself lists as levels are always included.
 
     Args:
-        inner: What inner modules return, as `capture(..., inner=True)` notes it.
+        inner: The inner outputs, as `capture(..., inner=True)` notes them.
         sizes: A size for every input axis.
     """
     by_strides: dict[Strides, list[InnerOutput]] = {}
@@ -60,12 +60,12 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
 
 
 class _Places(NamedTuple):
-    """Where modules stand among strides, by path."""
+    """Strides of modules, by path."""
 
     strides: Mapping[str, Strides]
-    """What each returns, without those that hold much of the whole."""
+    """Of the outputs of modules that hold at most a quarter of all layers."""
     steady: Mapping[str, Strides]
-    """The one stride of all layers in each, whatever a pooling behind them makes of it."""
+    """Of modules whose layers all have one stride, even if a pooling behind them changes it."""
 
 
 def _steady(inner: Sequence[InnerOutput], known: Mapping[TensorSpec, Strides]) -> dict[str, Strides]:
@@ -79,14 +79,14 @@ def _steady(inner: Sequence[InnerOutput], known: Mapping[TensorSpec, Strides]) -
 def worth_taking(
     inner: Sequence[InnerOutput], sizes: Mapping[str, int], scores: Collection[str] = ()
 ) -> list[InnerOutput]:
-    """The inner outputs at which blocks end, and what the last layer of a classifier reads; none that score classes."""
+    """The inner outputs at which blocks end, and the input of a classifier's last layer; none that are class scores."""
     features, read = [output for output in inner if output.name not in scores], {output.reads for output in inner}
     found = block_boundaries(features, sizes)
     return found + [output for output in features if output.name in read and output not in found]
 
 
 def last_map(inner: Sequence[InnerOutput]) -> list[InnerOutput]:
-    """The map that the head of a classifier averages: the last of those that depend on most parameters."""
+    """The map that a classifier's head averages: the last of those that depend on the most parameters."""
     maps = [one for one in inner if not one.is_read and not one.attention and _strides(one.spec)]
     most = max((one.behind.bit_count() for one in maps), default=0)
     last = [one for one in maps if one.behind.bit_count() == most]
@@ -94,14 +94,14 @@ def last_map(inner: Sequence[InnerOutput]) -> list[InnerOutput]:
 
 
 def _with_listed(found: list[InnerOutput], outputs: Sequence[InnerOutput]) -> list[InnerOutput]:
-    """Also the tensors that the model lists, each by the module that returned it last, after all writing to it."""
+    """Also the tensors that the model lists as levels, each as the output of the last module that returned it."""
     known = {_tensor(output) for output in found}
     listed = sorted((output for output in outputs if output.listed), key=lambda output: output.finished)
     return [*found, *{_tensor(output): output for output in listed if _tensor(output) not in known}.values()]
 
 
 def _strides(spec: TensorSpec) -> Strides:
-    """Strides along the spatial input axes; empty for what is no map of features."""
+    """Strides along the spatial input axes; empty for tensors that are no feature maps."""
     if not spec.is_floating or len(spec.dims) < 3 or str(spec.dims[0]) != "B" or _weighs_tokens(spec):
         return ()
     found = factored(spec).strides
@@ -109,12 +109,12 @@ def _strides(spec: TensorSpec) -> Strides:
 
 
 def _weighs_tokens(spec: TensorSpec) -> bool:
-    """Whether two axes list tokens, as those of attention do."""
+    """Whether two axes list tokens, as in attention weights."""
     return sum(len(dim.axes - {"B"}) > 1 for dim in spec.dims) > 1
 
 
 def _full_grids(outputs: Sequence[InnerOutput], sizes: Mapping[str, int]) -> list[InnerOutput]:
-    """Without the outputs that have lost most of their cells, as fully connected layers made of convolutions do."""
+    """Without outputs with less than a quarter of the most cells, as of fully connected layers made of convolutions."""
     cells = [_cells(output, sizes) for output in outputs]
     return [output for output, count in zip(outputs, cells, strict=True) if 4 * count >= max(cells)]
 
@@ -142,7 +142,7 @@ def _boundaries(outputs: Sequence[InnerOutput], places: _Places, most: int) -> l
 
 
 def _least_nested(outputs: Sequence[InnerOutput], blocks: Sequence[InnerOutput]) -> list[InnerOutput]:
-    """The blocks that are nested least, with single layers of their kinds between them."""
+    """The blocks that are nested least, and single layers of the same classes among them."""
     least = min(block.nesting for block in blocks)
     kinds = {block.kind for block in blocks if block.nesting == least and block.kind != "Sequential"}
     started = min(block.started for block in blocks)
@@ -159,7 +159,7 @@ def _least_nested(outputs: Sequence[InnerOutput], blocks: Sequence[InnerOutput])
 def _with_inner_blocks(
     level: list[InnerOutput], outputs: Sequence[InnerOutput], blocks: Sequence[InnerOutput], most: int
 ) -> list[InnerOutput]:
-    """Where one module wraps the whole trunk, the blocks inside it; it stands for the last of them itself."""
+    """Where one module wraps the whole trunk, the blocks inside of it, with the output of the wrapper for the last."""
     if len(level) != 1:
         return level
     (whole,) = level
@@ -171,16 +171,16 @@ def _with_inner_blocks(
 
 
 def _in_later_stages(blocks: Sequence[InnerOutput], last: InnerOutput) -> list[InnerOutput]:
-    """Blocks in a row that run after the last one found, however deep they are nested.
+    """Blocks in a list that run after the last one found, however deep they are nested.
 
-    They hold at least half as many layers as that one: what leads on to the next stride holds few.
+    Only if together they hold at least half as many layers as that one: a transition to the next stride holds few.
     """
     found = [block for block in blocks if block.in_row and block.started > last.finished]
     return found if 2 * sum(block.layers for block in found) >= last.layers else []
 
 
 def _first_leaves(outputs: list[InnerOutput]) -> list[InnerOutput]:
-    """Without what modules hand on beside a first output of the same stride."""
+    """Without the further outputs of modules whose first output is among them."""
     main = {output.module for output in outputs if output.path == "0"}
     return [output for output in outputs if output.path == "0" or output.module not in main]
 
@@ -188,9 +188,9 @@ def _first_leaves(outputs: list[InnerOutput]) -> list[InnerOutput]:
 def _last_layer(outputs: Sequence[InnerOutput], places: _Places) -> list[InnerOutput]:
     """The last layer at a stride without blocks.
 
-    What stands inside a module of another stride, a stem or an anti-aliased pooling, leads on to that stride: there
-    the last convolution counts, with its norm and activation, and before it all that stands by itself. A stage whose
-    layers all have this stride, and only its pooling the other, does not lead on.
+    Layers inside of a module with an output of another stride, as a stem or an anti-aliased pooling, belong to that
+    stride. If there are no others, the last convolution counts, with its norm and activation. A stage whose layers all
+    have this stride, and only its pooling another, belongs to this one.
     """
     least = min(output.nesting for output in outputs)
     level = [output for output in outputs if output.nesting == least]
@@ -204,7 +204,7 @@ def _last_layer(outputs: Sequence[InnerOutput], places: _Places) -> list[InnerOu
 
 
 def _activated(layer: InnerOutput, outputs: Sequence[InnerOutput]) -> list[InnerOutput]:
-    """The norm or activation behind a layer in the same module, where there are some; else the layer."""
+    """The last norm or activation directly behind a layer in the same module; the layer itself without one."""
     behind = [output for output in outputs if output.started > layer.finished and _parent(output) == _parent(layer)]
     passing = itertools.takewhile(lambda output: not output.layers and not _is_pooling(output), behind)
     return [layer, *(output for output in passing if output.spec.dims == layer.spec.dims)][-1:]
@@ -215,7 +215,7 @@ def _is_pooling(output: InnerOutput) -> bool:
 
 
 def _final_layer(outputs: Sequence[InnerOutput], last: InnerOutput) -> list[InnerOutput]:
-    """A convolution behind the blocks, with its norm if there is one, if that is a part or a stage of its own."""
+    """A convolution behind the blocks, with its norm if there is one, if it is a child or a stage of the model."""
     norms = [output.started for output in outputs if output.parameters and not output.layers]
     stages = {output.module for output in outputs if output.kind == "Sequential" and output.layers == 1}
     return [
@@ -237,7 +237,7 @@ def _tensor(output: InnerOutput) -> str:
 
 
 def _distinct(outputs: Iterable[InnerOutput]) -> list[InnerOutput]:
-    """One output for each tensor: the first that returned it among those given."""
+    """One output for each tensor, the first."""
     first: dict[str, InnerOutput] = {}
     for output in outputs:
         first.setdefault(_tensor(output), output)
@@ -245,7 +245,7 @@ def _distinct(outputs: Iterable[InnerOutput]) -> list[InnerOutput]:
 
 
 def _alike(blocks: list[InnerOutput]) -> list[InnerOutput]:
-    """Of many blocks in a row only those of the kind that is repeated, and the last."""
+    """Where a class occurs four times or more, only the blocks of that class, and the last one."""
     kinds: Mapping[str, int] = Counter(block.kind for block in blocks)
     common = max(kinds, key=lambda kind: kinds[kind])
     if kinds[common] < 4:

@@ -1,4 +1,4 @@
-"""Layers of tokens `[B, N, C]` that are cells of an image or clip behind leading ones. Source can inline them."""
+"""Layers for tokens `[B, N, C]`: cells of an image or clip behind leading tokens. Standalone source inlines them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def resize_tokens(
     kernel: list[int] | None = None,
     order: list[int] | None = None,
 ) -> torch.Tensor:
-    """Linear interpolation of the cells behind leading tokens; those stay as they are.
+    """Linear interpolation of the cells behind leading tokens, which stay as they are.
 
     Args:
         tokens_BNC: The tokens.
-        leading: How many stand before the cells.
+        leading: The number of tokens before the cells.
         grid: Cells along each side, from the slowest to the fastest.
-        sizes: Cells along each side that are wanted, also in that order.
+        sizes: The wanted cells along each side, from the slowest to the fastest.
         kernel: Cells along each wanted side that are averaged before.
-        order: Which side of the grid each wanted side is, where cells stand in another.
+        order: For each wanted side its index in `grid`, where the orders differ.
 
     Shape:
         `[B, leading + prod(grid), C] -> [B, leading + prod(sizes), C]`
@@ -42,7 +42,7 @@ def resize_tokens(
 
 
 def lead_with_mean(tokens_BNC: torch.Tensor) -> torch.Tensor:
-    """The mean of all tokens before them, as a class token.
+    """The tokens with their mean in front, in place of a class token.
 
     Shape:
         `[B, N, C] -> [B, 1 + N, C]`

@@ -1,4 +1,4 @@
-"""Trunks: what leads on to deeper levels, apart from branches that end beside it, such as auxiliary heads."""
+"""Trunks: feature maps that lead to deeper levels, without side branches such as auxiliary heads."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Strides: TypeAlias = tuple[tuple[str, Fraction], ...]
 
 
 def without_branches(groups: Mapping[Strides, Sequence[InnerOutput]]) -> dict[Strides, Sequence[InnerOutput]]:
-    """Feature maps by stride, without those that end beside the trunk where others of their stride are part of it.
+    """Feature maps by stride, without those of side branches, where others of their stride are in the trunk.
 
-    The trunk is what stands behind the map that depends on layers of the coarsest stride, and of such maps on most
-    parameters. A map beside it depends on parameters that the trunk does without, and on no layer of a coarser stride:
-    so the levels of a top-down path, and branches of several strides that are joined again and again, are part of it.
-    At its coarsest stride all maps are.
+    The trunk is all parameters behind one map: of those that depend on layers of the coarsest stride, the map that
+    depends on most parameters. A map of a side branch depends on parameters outside of the trunk, and on no layer of a
+    coarser stride; so top-down paths, and parallel branches that are fused repeatedly, are in the trunk. At the
+    coarsest stride all maps are.
 
     Args:
-        groups: What inner modules return, by stride.
+        groups: Inner outputs by stride.
     """
     every = [output for outputs in groups.values() for output in outputs]
     if not all(output.weights for output in every):
@@ -53,5 +53,5 @@ def _held(outputs: Iterable[InnerOutput]) -> int:
 
 
 def _cells(strides: Strides) -> Fraction | int:
-    """Pixels a cell."""
+    """Input cells for each cell."""
     return math.prod(stride for _, stride in strides)

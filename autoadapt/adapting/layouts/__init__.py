@@ -1,7 +1,7 @@
-"""Layouts: the shortest chain of operations from one tensor to another, found by the algebra of their axes.
+"""Layouts: the shortest chain of operations from one tensor to another, from the factors of their axes.
 
 Each axis is a product of atoms: functions of one input axis, or constants. Atoms of the source are assigned to atoms of
-the target at least cost; what differs then is dropped, rearranged, pooled, projected or resized.
+the target at least cost; where they differ, they are dropped, rearranged, pooled, projected or resized.
 """
 
 from autoadapt.adapting.layouts.assigning import Refusal

@@ -1,4 +1,4 @@
-"""Arranging: the operations that an assignment takes, each in a layout that torch has a layer for."""
+"""Arranging: the operations that an assignment needs, each in a layout for which torch has a layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["arranged"]
 
 
 def arranged(assigned: Assignment, *, project: bool) -> tuple[Operation, ...] | Refusal:
-    """The operations of an assignment, in the order that costs least; or which axes torch has no layer for."""
+    """The operations of an assignment with the fewest rearrangements; or for which axes torch has no layer."""
     reduced, layout = _averages(assigned)
     work = _works(assigned, project=project)
     canonical = _canonical(assigned)
@@ -43,16 +43,17 @@ def arranged(assigned: Assignment, *, project: bool) -> tuple[Operation, ...] | 
 
 @dataclass(frozen=True)
 class _Work:
-    """Something that must happen to atoms, in a layout that allows it."""
+    """A change of the sizes of some atoms, to be made in a layout that allows it."""
 
     kind: str  # resample, pool, project, resize or drop
     then: dict[str, Dim]
+    """The sizes afterwards, by atom."""
     kernel: dict[str, int] = field(default_factory=dict)
     places: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def _works(assigned: Assignment, *, project: bool) -> list[_Work]:
-    """Pool, project, resize, in this order: projections run where there are fewest cells."""
+    """The changes in their order: pool, project, resize, so that projections run where there are fewest cells."""
     work = []
     sizes = {name: atom.dim for name, atom in assigned.before.items()}
     kernels = {name: kernel_of(assigned.before[name], assigned.then[name]) for name in assigned.resampled}
@@ -79,26 +80,26 @@ def _works(assigned: Assignment, *, project: bool) -> list[_Work]:
 
 
 def _places(assigned: Assignment, kernels: Mapping[str, int]) -> dict[str, tuple[float, float]]:
-    """Axes that are read at the target's centres: those that a stretch would miss, and others beside them."""
+    """First cell and step of the axes that are resampled at the target's centres, since resizing would miss them."""
     pairs = {n: (assigned.before[n], assigned.then[n]) for n in assigned.shared if assigned.then[n].kind - {"B"}}
     missed = {name: misplaced(*pair, kernels.get(name, 1)) for name, pair in pairs.items()}
     return {name: place for name, place in missed.items() if place is not None}
 
 
 def _evened(assigned: Assignment) -> dict[str, tuple[Dim, tuple[float, float]]]:
-    """Axes of a resized image that one stretch would not bring to the target's centres: the grid between, and those."""
+    """Axes of a resized image that take two steps to the target's centres, resizing and resampling; see `evened`."""
     pairs = {n: (assigned.before[n], assigned.then[n]) for n in assigned.shared if assigned.then[n].kind - {"B"}}
     return {name: found for name, pair in pairs.items() if (found := evened(*pair)) is not None}
 
 
 def _channel(assigned: Assignment) -> list[str]:
-    """The constant axis that a projection would mix where nothing differs: the largest, if there is one."""
+    """The largest constant axis, on which a projection acts where no channels differ."""
     constants = [name for name in assigned.shared if not assigned.before[name].kind]
     return sorted(constants, key=lambda name: -size_of(assigned.before[name]))[:1]
 
 
 def _averages(assigned: Assignment) -> tuple[list[Operation], Layout]:
-    """Average over the axes that the target does not have; axes that mix such with others are split first."""
+    """The mean over atoms that the target does not have; an axis that also holds other atoms is split before."""
     gone = set(assigned.averaged)
     layout = assigned.source
     steps: list[Operation] = []
@@ -114,7 +115,7 @@ def _averages(assigned: Assignment) -> tuple[list[Operation], Layout]:
 
 
 def _canonical(assigned: Assignment) -> Layout:
-    """Batch, channels, then the spatial atoms in the target's order."""
+    """The layout `[B, C, *spatial]`, with spatial atoms in the target's order."""
     names = [name for axis in assigned.target for name in axis]
     batch = [name for name in names if "B" in assigned.then[name].kind]
     spatial = [name for name in names if assigned.then[name].kind and name not in batch]
@@ -123,7 +124,7 @@ def _canonical(assigned: Assignment) -> Layout:
 
 
 def _allows(layout: Layout, work: _Work) -> bool:
-    """Whether torch has a layer for the work in this layout."""
+    """Whether torch has a layer for a change in this layout."""
     alone = {axis[0]: i for i, axis in enumerate(layout) if len(axis) == 1}
     if not all(name in alone for name in work.then):
         return False
@@ -137,7 +138,7 @@ def _allows(layout: Layout, work: _Work) -> bool:
 
 @dataclass
 class _State:
-    """A chain in the making: the layout and sizes reached, and the steps so far."""
+    """A chain so far: its steps, and the layout and sizes that they lead to."""
 
     layout: Layout
     sizes: dict[str, Dim]

@@ -1,4 +1,4 @@
-"""Assigning: which atom of a source serves which atom of a target, at the least cost."""
+"""Assigning: which atom of a source becomes which atom of a target, at the least cost."""
 
 from __future__ import annotations
 
@@ -12,33 +12,36 @@ from autoadapt.adapting.layouts.factors import Atom, size_of
 __all__ = ["Assignment", "Layout", "Refusal", "assign"]
 
 Layout: TypeAlias = tuple[tuple[str, ...], ...]
-"""Names of the atoms on each axis."""
+"""For each axis the names of its atoms."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why no chain leads from a source to a target."""
+    """There is no chain from a source to a target."""
 
     why: str
+    """The reason, for errors."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which atoms of the source become which of the target."""
+    """Atoms of a source and a target by name; an atom of the source becomes that of the same name in the target."""
 
     source: Layout
     target: Layout
     before: dict[str, Atom]
+    """The atoms of the source."""
     then: dict[str, Atom]
+    """The atoms of the target."""
 
     @property
     def resampled(self) -> list[str]:
-        """Axes that follow the input and change their size."""
+        """Atoms that depend on the input and change their size."""
         return [name for name in self._changed if self.then[name].kind]
 
     @property
     def projected(self) -> list[str]:
-        """Constant axes that change their size."""
+        """Constant atoms that change their size."""
         return [name for name in self._changed if not self.then[name].kind]
 
     @property
@@ -47,12 +50,12 @@ class Assignment:
 
     @property
     def shared(self) -> list[str]:
-        """What both have."""
+        """Atoms that both have."""
         return [name for name in self.before if name in self.then]
 
     @property
     def averaged(self) -> list[str]:
-        """What only the source has."""
+        """Atoms that only the source has."""
         return [name for name in self.before if name not in self.then]
 
     @property
@@ -61,7 +64,7 @@ class Assignment:
         return not (self.resampled or self.projected or self.averaged)
 
     def cost(self) -> tuple[int, ...]:
-        """Learned channels first, then axes averaged away, then whether the order is kept."""
+        """Projections and their weights first, then averaged atoms, then whether the order changes."""
         learned = sum(size_of(self.before[name]) * size_of(self.then[name]) for name in self.projected)
         order = [name for axis in self.source for name in axis if name in self.then]
         kept = order == [name for axis in self.target for name in axis]
@@ -94,7 +97,7 @@ def _numbered(axes: Axes) -> list[Numbered]:
 
 
 def _pairings(left: Sequence[Numbered], right: Sequence[Numbered]) -> list[tuple[tuple[int, int], ...]] | Refusal:
-    """All ways to serve the target's atoms of one kind by the source's, as pairs of numbers (target, source)."""
+    """All assignments of atoms of one kind, each as pairs (number in the target, number in the source)."""
     example = (right or left)[0][1]
     batch = "B" in example.kind
     if not example.kind and len(left) < len(right):
@@ -115,7 +118,7 @@ def _pairings(left: Sequence[Numbered], right: Sequence[Numbered]) -> list[tuple
 
 
 def _named(source: Axes, target: Axes, pairs: Mapping[int, int]) -> Assignment:
-    """Give atoms that serve each other one readable name."""
+    """The assignment for pairs of numbers, with readable names of atoms."""
     names = _readable([atom for _, atom in _numbered(source)])
 
     def layout(axes: Axes, called: Sequence[str]) -> Layout:

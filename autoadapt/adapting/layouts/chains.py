@@ -1,4 +1,4 @@
-"""Chains: the shortest way from one tensor to another, or why there is none."""
+"""Chains: the shortest chain of operations from one tensor to another, or why there is none."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def chain(
     """The shortest chain of operations from one tensor to another.
 
     Args:
-        source: What there is.
-        target: What is wanted.
-        project: Put a projection in even where the channels agree.
+        source: The tensor to begin with.
+        target: The wanted tensor.
+        project: Add a projection even where the channels agree.
 
     Returns:
-        The operations, none where the tensors are alike; or why there is no chain.
+        The operations, none where the tensors are equal; or a refusal.
     """
     have = factored(source) if isinstance(source, TensorSpec) else source
     spec = have.spec
@@ -83,7 +83,7 @@ def chain(
 def _first(
     have: Factored, want: Factored, target: TensorSpec
 ) -> tuple[Operation, TensorSpec | Factored] | Refusal | None:
-    """A step that everything else stands behind, and what it leaves: of a state, or to the token that is wanted."""
+    """A first step that selects a recurrent state, a class token or a last token, and its result; None without one."""
     step = _of_state(have.spec, target)
     if step is not None:
         return step if isinstance(step, Refusal) else (step, step.gives(have.spec))
@@ -94,13 +94,13 @@ def _first(
 
 
 def is_state(spec: TensorSpec) -> bool:
-    """Whether a tensor may be a state of recurrent layers, `[layers and directions, B, C]`."""
+    """Whether a tensor may be the state of recurrent layers, `[layers*directions, B, C]`."""
     shape = [dim == Dim.axis("B") or dim.constant is not None for dim in spec.dims]
     return spec.is_floating and len(shape) == 3 and all(shape) and spec.dims[1] == Dim.axis("B") != spec.dims[0]
 
 
 def _of_state(spec: TensorSpec, target: TensorSpec) -> DropPrefix | Rearrange | Refusal | None:
-    """The first step from a state: to the last of its layers and directions, or to all of them in one vector."""
+    """The first step from a recurrent state: to its last layers and directions, or to a vector of all of them."""
     if not is_state(spec) or not (is_state(target) or [str(dim) for dim in target.dims[:-1]] == ["B"]):
         return None
     held, wanted = spec.dims[0].constant or 0, target.dims[0].constant or 0
@@ -112,7 +112,7 @@ def _of_state(spec: TensorSpec, target: TensorSpec) -> DropPrefix | Rearrange | 
 
 
 def _is_moved(have: Factored, want: Factored) -> bool:
-    """Whether tensors of equal dims have their cells in different places."""
+    """Whether tensors of equal dims have cells at different centres."""
     if (have.spec.dims, have.spec.order) != (want.spec.dims, want.spec.order) or any((*want.prefixes, *want.suffixes)):
         return False
     pairs = zip(itertools.chain(*have.atoms), itertools.chain(*want.atoms), strict=True)
@@ -120,7 +120,7 @@ def _is_moved(have: Factored, want: Factored) -> bool:
 
 
 def _untold_order(have: Factored, want: Factored) -> Refusal | None:
-    """That it is not known which tokens of a source are cells or frames, where a target needs them."""
+    """The refusal of a source whose order of cells is unknown, or whose tokens are no frames; None for others."""
     if "unknown" in (have.spec.cells, want.spec.cells):
         return Refusal("in which order cells of the image stand among its tokens is not known")
     if have.spec.point_axis is None or not want.strides:
@@ -132,7 +132,7 @@ def _untold_order(have: Factored, want: Factored) -> Refusal | None:
 def _with_extra(
     have: Factored, want: Factored, target: TensorSpec, *, project: bool, learned: bool
 ) -> tuple[Operation, ...] | Refusal:
-    """A chain to tokens that are no cells, and cells of another grid."""
+    """A chain to a target whose token axis has tokens besides cells."""
     told, found = (in_words(max(tensor.prefixes), max(tensor.suffixes)) for tensor in (want, have))
     drops = registers(have, want)
     if found and have.spec.dims[0].axes > target.dims[0].axes:  # each frame has a class token of its own
@@ -154,13 +154,13 @@ def _with_extra(
 
 
 def _is_class_token_of_image(tensor: Factored) -> bool:
-    """Whether tokens `[B, 1 + N, C]` are cells of an image or clip behind one that is none."""
+    """Whether tokens `[B, 1 + N, C]` are a class token and the cells of an image or clip."""
     extras = [*zip(tensor.prefixes, tensor.suffixes, strict=True)]
     return extras == [(0, 0), (1, 0), (0, 0)] and {"H", "W"} <= tensor.strides.keys()
 
 
 def _differing_points(assigned: Assignment) -> str:
-    """Why sets of points of different sizes do not serve each other; empty where they agree."""
+    """Why a number of points does not serve another one; empty where they agree."""
     for name in assigned.resampled:
         if assigned.then[name].kind == POINTS:
             have, want = size_of(assigned.before[name]), size_of(assigned.then[name])
@@ -170,7 +170,7 @@ def _differing_points(assigned: Assignment) -> str:
 
 
 def _mixed_points(assigned: Assignment, source: TensorSpec, target: TensorSpec) -> str:
-    """Why an axis that is known to list points or tokens is not projected, though the other one has the same size."""
+    """Why an axis is not projected that is known to list points or tokens; empty where none would be."""
     told = (source.point_axis, assigned.source), (target.point_axis, assigned.target)
     for name in assigned.projected:
         if any(axis is not None and name in layout[axis] for axis, layout in told):
@@ -180,9 +180,9 @@ def _mixed_points(assigned: Assignment, source: TensorSpec, target: TensorSpec) 
 
 
 def _untold_tokens(assigned: Assignment) -> str:
-    """Why tokens do not serve one fewer of the same stride, which would mix what was added with its neighbours.
+    """Why tokens of a sequence do not serve fewer ones of stride 1; empty where they would not have to.
 
-    Of images it is known which tokens are no cells.
+    Interpolation would mix the added tokens with their neighbours. Of images it is known which tokens are no cells.
     """
     for name in assigned.resampled:
         have, want = assigned.before[name].dim, assigned.then[name].dim

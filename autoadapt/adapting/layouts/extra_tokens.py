@@ -1,4 +1,4 @@
-"""Extra tokens: those of a token axis that are no cells of the image, such as class tokens and registers."""
+"""Extra tokens: tokens of a token axis that are no cells of the image, such as class tokens and registers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["class_token_axis", "in_words", "registers", "token_axis", "without_a
 
 
 def class_token_axis(tensor: Factored) -> int | None:
-    """Which axis lists cells of an image behind a class token; None where none does."""
+    """The axis that lists a class token and cells of an image; None where none does."""
     found = (axis for axis, count in enumerate(tensor.prefixes) if count)
     axis = next(found, None) if tensor.spec.is_floating and tensor.strides else None
     return axis if axis is not None and any(len(atom.kind - {"B"}) for atom in tensor.atoms[axis]) else None
 
 
 def token_axis(tensor: Factored) -> int | None:
-    """Which axis lists the tokens of a sequence; None where none does, or axes of an image do."""
+    """The axis that lists the tokens of a sequence; None where none does, and for images."""
     along = [axis for axis, atoms in enumerate(tensor.atoms) if any(atom.kind - {"B"} for atom in atoms)]
     is_sequence = tensor.spec.is_floating and len(along) == 1 and not {"H", "W"} & tensor.strides.keys()
     return along[0] if is_sequence else None
 
 
 def without_axis(tensor: Factored, axis: int) -> Factored:
-    """A tensor without an axis of tokens."""
+    """A tensor without its token axis, as after selecting one token."""
     prefixes, suffixes, atoms, dims = (
         (*values[:axis], *values[axis + 1 :])
         for values in (tensor.prefixes, tensor.suffixes, tensor.atoms, tensor.spec.dims)
@@ -35,7 +35,7 @@ def without_axis(tensor: Factored, axis: int) -> Factored:
 
 
 def registers(have: Factored, want: Factored) -> tuple[DropPrefix, ...]:
-    """What drops the tokens behind those that are wanted, if the source has as many and more before its cells."""
+    """Operations that drop extra tokens of the source beyond those that the target has; none where it has fewer."""
     axis = class_token_axis(have)
     if axis is None or len(want.prefixes) <= axis or want.prefixes[axis] == 0:
         return ()
@@ -47,7 +47,7 @@ def registers(have: Factored, want: Factored) -> tuple[DropPrefix, ...]:
 
 
 def without_entries(tensor: Factored, drops: tuple[DropPrefix, ...]) -> Factored:
-    """A tensor without entries of its token axis that are no cells."""
+    """A tensor after dropping extra tokens."""
     prefixes, suffixes, spec = [*tensor.prefixes], [*tensor.suffixes], specs_along(tensor.spec, drops)[-1]
     for drop in drops:
         (suffixes if drop.at_end else prefixes)[drop.axis] -= drop.count
@@ -55,6 +55,6 @@ def without_entries(tensor: Factored, drops: tuple[DropPrefix, ...]) -> Factored
 
 
 def in_words(before: int, behind: int) -> str:
-    """Tokens that are no cells, in words."""
+    """Numbers of extra tokens as text."""
     counts = ((before, "leading"), (behind, "trailing"))
     return " and ".join(f"{count} {where} token{'s' * (count > 1)}" for count, where in counts if count)

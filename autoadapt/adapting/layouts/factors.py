@@ -1,4 +1,4 @@
-"""Factors: the axes of a tensor taken apart into what follows one input axis each, and constants."""
+"""Factors: the axes of a tensor as products of atoms, each a function of one input axis or a constant."""
 
 from __future__ import annotations
 
@@ -19,36 +19,37 @@ class Atom:
     """A factor of an axis."""
 
     dim: Dim
-    """Its size in terms of the target's input axes."""
+    """Its size, as a function of the target's input axes."""
     kind: frozenset[str]
-    """The input axes it follows, also where its size is fixed; empty for channels and other constants."""
+    """The input axes along which it lists cells, even if its size is fixed; empty for channels and other constants."""
     stride: Fraction | None
-    """Input cells per cell, in the module that made it."""
+    """Input cells for each cell, in the module that returns the tensor."""
     centres: tuple[float, float] | None = None
-    """Where its first cell lies and how far apart cells are, in cells of the target's input; None where unknown."""
+    """Centre of the first cell and the step between centres, in cells of the target's input; None where unknown."""
     even: bool = False
-    """Whether its cells cover the image evenly whatever its size is, since it is resized before it is read."""
+    """Whether its cells divide the image evenly at any size, since the module resizes the image first."""
 
 
 @dataclass(frozen=True)
 class Factored:
-    """A tensor whose axes are taken apart."""
+    """A tensor with its axes factored."""
 
     spec: TensorSpec
     prefixes: tuple[int, ...]
-    """Leading entries of each axis that stand before the product, such as class tokens."""
+    """For each axis the entries in front of the product of atoms, such as class tokens."""
     suffixes: tuple[int, ...]
-    """Entries of each axis that stand behind the product."""
+    """For each axis the entries behind the product of atoms."""
     atoms: tuple[tuple[Atom, ...], ...]
+    """For each axis its atoms, the slowest first."""
 
     @functools.cached_property
     def octaves(self) -> dict[str, float]:
-        """Binary logarithms of the strides, in whichever direction they go."""
+        """Binary logarithms of the strides; a sign, as of a reversed axis, is ignored."""
         return {axis: math.log2(abs(stride)) for axis, stride in self.strides.items()}
 
     @functools.cached_property
     def strides(self) -> dict[str, Fraction]:
-        """Input cells per cell, for each input axis (not the batch) that the tensor follows."""
+        """Input cells for each cell, for all input axes but the batch on which the tensor depends."""
         found = {
             axis: atom.stride
             for atoms in self.atoms
@@ -60,7 +61,7 @@ class Factored:
 
 
 POINTS = frozenset({"points"})
-"""The kind of a constant axis that lists points: these are chosen, never interpolated or mixed up with channels."""
+"""The kind of a constant axis that lists points, which may be chosen, but neither interpolated nor projected."""
 
 
 def factored(
@@ -69,13 +70,13 @@ def factored(
     names: Mapping[str, str] | None = None,
     padded: Collection[str] = (),
 ) -> Factored:
-    """Take the axes of a tensor apart.
+    """Factor the axes of a tensor.
 
     Args:
-        spec: The tensor, in terms of the input axes of the module that makes it.
-        axes: What each of these is in terms of other input axes.
-        names: Which of the other input axes each of these follows.
-        padded: Those among them that are longer for zeros at their end, so that cells lie where they lay.
+        spec: The tensor, in terms of the input axes of its module.
+        axes: For each of these its size in terms of the target's input axes, where they differ.
+        names: For each of these the target's input axis that it stands for, where they differ.
+        padded: Those among them that are padded at their end, so that cells keep their places.
 
     Example:
         >>> tokens = factored(TensorSpec.parse("f32[B, floor(H/16)*floor(W/16) + 1, 384]"))
@@ -115,15 +116,15 @@ def factored(
 
 
 def _centres(spec: TensorSpec, factor: Dim, given: Mapping[str, Dim]) -> tuple[float, float] | None:
-    """Where cells lie along the axis that a factor follows; unknown where that axis is resized before."""
+    """The centres along the input axis of a factor; None where they are unknown, or that axis is resized before."""
     found = [one for one in spec.centres if factor.axes == {one.axis}]
     return (found[0].first, found[0].step) if found and not _is_resized(given.get(found[0].axis)) else None
 
 
 def _ordered(spec: TensorSpec, extra: int, factors: tuple[Dim, ...], dim: Dim) -> tuple[int, int, tuple[Dim, ...]]:
-    """Entries before and behind the cells of an axis, and its factors in the order in which cells stand on it.
+    """Entries before and behind the cells of an axis, and its factors, the slowest first.
 
-    An axis of cells whose order is not known stays whole, and so does one with a side twice.
+    An axis of cells in unknown order is one factor, and so is one with two factors of one input axis.
     """
     cells = [factor for factor in factors if factor.axes and "B" not in factor.axes]
     if len(cells) < 2:
@@ -138,16 +139,16 @@ def _ordered(spec: TensorSpec, extra: int, factors: tuple[Dim, ...], dim: Dim) -
 
 
 def _is_resized(size: Dim | None) -> bool:
-    """Whether an axis that is read has another size than the axis that is given; small ones may be enlarged."""
+    """Whether an axis of the input is resized: whether its size differs from the target's, if that is large."""
     return size is not None and any(size.evaluate(dict.fromkeys(size.axes, large)) != large for large in LARGE)
 
 
 LARGE = (6720, 6721, 6751)
-"""Sizes that are far from all borders: a multiple of nearly all strides in use, and two that round up and down."""
+"""Large sizes, where borders do not matter: a multiple of nearly all strides in use, and two that round up and down."""
 
 
 def whole(tensor: Factored, other: Factored) -> Factored:
-    """Leave axes whole that have entries besides cells and that the other tensor has just so."""
+    """A tensor in which axes with extra tokens are one factor, if the other tensor has the same axis."""
     extras = list(zip(tensor.prefixes, tensor.suffixes, strict=True))
     alike = tensor.spec.order == other.spec.order
     shared = [alike and dim in other.spec.dims for dim in tensor.spec.dims]
@@ -168,19 +169,19 @@ def whole(tensor: Factored, other: Factored) -> Factored:
 
 
 def unmapped(tensor: Factored) -> Factored:
-    """A map of fixed size without knowledge of its rows and columns; all else as it is."""
+    """A map of fixed size whose axes of rows and columns are taken for constants; any other tensor as it is."""
     if tensor.spec.map_axis is None:
         return tensor
     return factored(tensor.spec.model_copy(update={"map_axis": None}))
 
 
 def size_of(atom: Atom) -> int:
-    """The size of a constant; 0 for what follows the input."""
+    """The size of a constant atom; 0 for any other."""
     return int(atom.dim.constant or 0)
 
 
 def distance(source: Factored, target: Factored) -> float:
-    """How far resampling must go, in octaves of stride; infinite where an axis cannot be made."""
+    """How far the strides are apart, in octaves; infinite where the source lacks an axis of the target."""
     have, want = source.octaves, target.octaves
     if not want.keys() <= have.keys():
         return math.inf
@@ -188,10 +189,10 @@ def distance(source: Factored, target: Factored) -> float:
 
 
 def kernel_of(source: Atom, target: Atom) -> int:
-    """How many cells to average before an axis is brought to its exact size; 1 for none.
+    """The kernel of average pooling before an axis is resized to its exact size; 1 for none.
 
-    Interpolation sees two cells a side, so an axis of fixed size is averaged to no less than twice the target's
-    resolution: its target may turn out larger or smaller.
+    An axis whose size depends on other input axes than the target's is pooled to no less than twice the target's
+    resolution, since its target may be larger or smaller, and interpolation reads two cells per axis.
     """
     if source.stride is None or target.stride is None:
         return max(int(size_of(source) / size_of(target)), 1) if size_of(source) and size_of(target) else 1

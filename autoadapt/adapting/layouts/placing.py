@@ -1,4 +1,8 @@
-"""Placing: whether the cells that a chain makes lie where those of the target lie."""
+"""Placing: whether pooling and resizing put cells where those of the target lie, and where to resample them if not.
+
+To stretch cells is to resize them by linear interpolation, with the outer edges of both grids in the same place
+(`align_corners=False`).
+"""
 
 from __future__ import annotations
 
@@ -12,25 +16,24 @@ from autoadapt.contracts.dims import Dim
 __all__ = ["IN_PLACE", "evened", "misplaced", "off_by", "shift"]
 
 IN_PLACE = 0.25
-"""The part of a step by which cells may lie elsewhere before they are read between cells, or remarked on."""
+"""The fraction of a step by which cells may be off before they are resampled, or a remark says so."""
 
 
 def misplaced(source: Atom, target: Atom, kernel: int = 1) -> tuple[float, float] | None:
-    """Where the target's cells lie among the source's, if averaging and stretching would miss them by over half a step.
+    """The target's centres among the source's cells, if pooling and stretching would miss them.
 
-    Along a sequence a quarter of a step is enough, since nothing shows by its picture that it is off.
-
-    Cells of the target's step that lie nearly in place, and are only more or fewer at some sizes, stay whole: the last
-    is left out or repeated.
+    They miss them by more than half a step; along a sequence by more than a quarter, since there no picture shows an
+    offset. Cells of the target's step that are nearly in place, and only more or fewer at some sizes, are selected: the
+    last is left out or repeated.
 
     Args:
         source: An axis of the source.
-        target: The axis of the target that it serves.
-        kernel: How many cells of the source are averaged before they are stretched.
+        target: The axis of the target that it becomes.
+        kernel: How many cells of the source are pooled before they are stretched.
 
     Returns:
-        The first cell and the step of the target, in cells of the source; None where a stretch does, or where nothing
-        is known.
+        The first centre and the step of the target, in cells of the source; None where stretching is right, or centres
+        are unknown.
 
     Example:
         >>> from autoadapt.contracts.dims import Dim
@@ -54,7 +57,7 @@ def misplaced(source: Atom, target: Atom, kernel: int = 1) -> tuple[float, float
 
 @functools.lru_cache(maxsize=4096)
 def _counts(source: Atom, target: Atom, kernel: int) -> tuple[tuple[int, int], ...]:
-    """How many cells two axes have, after averaging, at large sizes that leave every remainder of their steps."""
+    """Numbers of cells of both axes, the source's after pooling, at large sizes with all remainders of their steps."""
     assert source.centres is not None, "only known centres are compared"
     assert target.centres is not None, "only known centres are compared"
     (axis,) = target.dim.axes
@@ -65,10 +68,9 @@ def _counts(source: Atom, target: Atom, kernel: int) -> tuple[tuple[int, int], .
 
 
 def off_by(source: Atom, target: Atom, kernel: int = 1) -> float:
-    """How far from the target's cells averaging and stretching puts them at most, in cells of the input.
+    """The largest distance from the target's cells after pooling and stretching, in cells of the input.
 
-    The outer edges of both are laid on each other, as interpolation does (`align_corners=False`); the first and the
-    last cell are compared, at large sizes that leave every remainder. 0 where nothing is known.
+    The first and the last cell are compared, at large sizes with all remainders. 0 where centres are unknown.
     """
     if source.centres is None or target.centres is None or len(target.dim.axes) != 1:
         return 0.0
@@ -83,10 +85,9 @@ def off_by(source: Atom, target: Atom, kernel: int = 1) -> float:
 
 
 def shift(source: Factored, target: Factored) -> tuple[float, float]:
-    """How far averaging and stretching puts cells from those of the target at most, and the step of these.
+    """The largest distance of cells from those of the target after pooling and stretching, and the target's step.
 
-    Both in cells of the input; for each axis of the target, against the axis of the source that follows the same. Cells
-    of an image that is resized before cover it evenly.
+    Both are in cells of the input, for the axis where the distance is largest.
     """
     served = {atom.kind: atom for atoms in source.atoms for atom in atoms if len(atom.kind) == 1}
     found = [(0.0, 1.0)]
@@ -98,20 +99,20 @@ def shift(source: Factored, target: Factored) -> tuple[float, float]:
 
 
 def _evenly(target: Atom) -> float:
-    """How far from the target's cells as many lie that cover the image evenly, at large sizes."""
+    """The largest distance from the target's cells of as many that divide the image evenly, at large sizes."""
     (axis,) = target.kind
     return max(_stretched(target, {axis: size}) for size in LARGE) if target.dim.axes == {axis} else 0.0
 
 
 def evened(source: Atom, target: Atom) -> tuple[Dim, tuple[float, float]] | None:
-    """How cells that cover a resized image evenly are brought to where those of the target lie, in two steps.
+    """How cells that divide a resized image evenly are brought to the target's centres in two steps.
 
-    They are stretched onto cells that cover the image with the step of the target, as nearly as whole numbers do it;
-    then these are read where the target has its cells. The last cells miss these by half a step at most.
+    They are stretched to as many cells as fit into the image at the step of the target, rounded; these are then
+    resampled at the target's centres. The last cells are off by half a step at most.
 
     Returns:
-        How many cells are made, and the first cell and the step of the target among them; None where one stretch
-        misses by a step at most, as rounding of sizes does, and where nothing is known.
+        The number of cells in between, and the first centre and the step of the target among them; None where one
+        stretch is off by a step at most, as rounding of sizes is, and where centres are unknown.
     """
     if not source.even or target.centres is None or len(target.dim.axes) != 1:
         return None
@@ -122,7 +123,7 @@ def evened(source: Atom, target: Atom) -> tuple[Dim, tuple[float, float]] | None
 
 
 def _stretched(target: Atom, sizes: Mapping[str, int]) -> float:
-    """How far cells that cover the image evenly lie from those of a target of as many, at the ends."""
+    """The largest distance from the target's cells of as many that divide the image evenly, at the ends."""
     assert target.centres is not None, "only known centres are compared"
     first, step = target.centres
     (axis,) = target.dim.axes

@@ -1,4 +1,4 @@
-"""Regridding: tokens whose cells are brought to another grid while the leading ones, such as class tokens, stay."""
+"""Regridding: resizing the grid of tokens whose leading tokens, such as class tokens, stay."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["regridded"]
 
 
 def regridded(have: Factored, want: Factored, *, project: bool) -> tuple[Operation, ...] | None:
-    """The steps from tokens `[B, N, C]` to others with as many leading tokens; None where they are no such tokens.
+    """The steps from tokens `[B, N, C]` to others with as many leading tokens; None for other tensors.
 
-    A projection runs where there are fewer tokens, since it commutes with interpolation.
+    A projection is applied where there are fewer tokens, since it commutes with interpolation.
 
     Args:
         have: Tokens of the source.
         want: Tokens of the target.
-        project: Put a projection in even where the channels agree.
+        project: Add a projection even where the channels agree.
     """
     if any((*have.suffixes, *want.suffixes)):
         return None

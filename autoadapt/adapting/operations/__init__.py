@@ -1,4 +1,4 @@
-"""Operations: the closed set of things an adapter may do; each says all of itself, in one class."""
+"""Operations: everything that an adapter may do, one class for each, as listed in `closed_set`."""
 
 from autoadapt.adapting.operations.axes import Rearrange
 from autoadapt.adapting.operations.channels import (

@@ -1,4 +1,4 @@
-"""Axes: split, exchanged and merged."""
+"""Operations on axes: splitting, permuting and merging."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Rearrange(BaseOperation):
     op: Literal["rearrange"] = "rearrange"
     pattern: str
     sizes: dict[str, Dim] = Field(default_factory=dict)
-    """Sizes of the names that a merged axis is split into."""
+    """The size of each name that a merged axis is split into."""
 
     def dims_after(self, spec: TensorSpec) -> Dims:
         left, right = axis_groups(self.pattern)
@@ -59,7 +59,7 @@ class Rearrange(BaseOperation):
         return before and left == right
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
-        """In torch's own words: unflatten, permute, flatten."""
+        """Writes `unflatten`, `permute` and `flatten`."""
         left, right = axis_groups(self.pattern)
         for axis in reversed(range(len(left))):
             if len(left[axis]) > 1:

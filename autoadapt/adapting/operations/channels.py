@@ -1,4 +1,4 @@
-"""Channels: learned maps of them, and which values of images are read, in which statistics."""
+"""Operations on channels: projections, and conversions of an image's channels, size and normalisation."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from autoadapt.errors import SignatureError
 __all__ = ["FEATURE_CHANNELS", "Channels", "Native", "Ones", "Project", "Projecting", "Renormalize"]
 
 Projecting: TypeAlias = Literal["needed", "always", "places"]
-"""Which features go through a projection: where the channels differ; all; all, with a map for each of a few places."""
+"""Which features get a projection: those whose channels differ; all; all, with a map of its own at each of a few
+places."""
 FEATURE_CHANNELS = 16
-"""What has as many channels or more is no image, nor a stack of a few."""
+"""An input of as many channels or more is a feature map and no image."""
 
 
 class Project(BaseOperation):
@@ -40,7 +41,7 @@ class Project(BaseOperation):
     target: int = Field(ge=1)
     bias: bool = True
     groups: int = Field(default=1, ge=1, exclude_if=lambda groups: groups == 1)
-    """How many maps stand side by side, each from `source` channels to `target` of its own: one for each place."""
+    """The number of maps side by side, one for each place, from `source` to `target` channels each."""
 
     def __str__(self) -> str:
         return self.label.replace("→", "->").replace("×", "x")
@@ -67,14 +68,14 @@ class Project(BaseOperation):
 
 
 class Ones(BaseOperation):
-    """One more channel, of ones: it carries the offset of a projection to where borders are padded."""
+    """One more channel, of ones: a reader that pads with zeros sees where the offset of a projection was."""
 
     says: ClassVar[str] = "one channel for the offset"
     text: ClassVar[str] = "channel of ones"
     short: ClassVar[str] = "of ones, for the offset"
     op: Literal["ones"] = "ones"
     axis: int
-    """Which axis holds channels."""
+    """The axis of channels."""
 
     def dims_after(self, spec: TensorSpec) -> Dims:
         return (*spec.dims[: self.axis], spec.dims[self.axis] + 1, *spec.dims[self.axis + 1 :])
@@ -85,24 +86,24 @@ class Ones(BaseOperation):
 
 
 class Channels(BaseOperation):
-    """Read other image channels: by the weights of the first convolution, or mixed before it.
+    """Read other image channels: by changed weights of the first convolution, or mixed before it.
 
-    The response to an image that is the same in all channels is kept.
+    The response to a grey image, the same in all channels, stays the same.
     """
 
     says: ClassVar[str] = "first layer reads others"
     converts: ClassVar[Conversion | None] = "channels"
     op: Literal["channels"] = "channels"
     source: int
-    """Channels that are given."""
+    """The number of channels of the given image."""
     target: int
-    """Channels that the module was made for."""
+    """The number of channels that the module reads."""
     stem: str
     """Path of the convolution; empty where channels are mixed in front of the module."""
     given: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
-    """What is in the channels that are given, where that is told."""
+    """The names of the given channels, where the caller told them."""
     wanted: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
-    """What is in those that the module was made for."""
+    """The names of the channels that the module reads."""
 
     @model_validator(mode="after")
     def _as_many_names(self) -> Channels:
@@ -118,10 +119,10 @@ class Channels(BaseOperation):
 
     @property
     def met(self) -> list[int]:
-        """For each given channel the one of the module's that it meets; -1 for none.
+        """For each given channel the index of the module's channel that it takes the place of; -1 for none.
 
-        By name, each occurrence of a name the next one. Where no names are told, in order, over and over where that
-        comes out even, as for several images; what is left over meets none, nor do two channels that were three.
+        By name, repeated names in turn. Without names in order, repeatedly where their number is a multiple, as for
+        several images; further channels have none. One or two channels in place of three or more have none, either.
 
         Example:
             >>> Channels(source=4, target=3, stem="", given=tuple("bgr") + ("nir",), wanted=tuple("rgb")).met
@@ -146,7 +147,7 @@ class Channels(BaseOperation):
 
     @property
     def _shown(self) -> tuple[str, str]:
-        """The channels that are given and those that the module was made for, by name where they are told."""
+        """The given channels and those that the module reads, as text: their names or their number."""
         if self.given:
             return ", ".join(self.given), ", ".join(self.wanted)
         return f"{self.source} channels", f"{self.target}"
@@ -167,7 +168,7 @@ class Channels(BaseOperation):
 
 
 class Native(BaseOperation):
-    """Images are read at their own size: the view of the module is freed of the size that it was built for."""
+    """Images are read at their own size, by a view of the module that was changed for that."""
 
     says: ClassVar[str] = "reads images at their own size"
     text: ClassVar[str] = "native: {sizes.what}"
@@ -181,11 +182,11 @@ class Native(BaseOperation):
 
 
 class Renormalize(BaseOperation):
-    """Values of images, `[B, C, *spatial]`, in other statistics: mean, spread, range and order of colours.
+    """Convert images, `[B, C, *spatial]`, to another normalisation: mean, standard deviation, range, order of colours.
 
-    It stands in the graph and is not folded into the first convolution, also where that pads nothing and it could be
-    exact: that would need weights of its own, which training would share no longer with the new module, and which a
-    checkpoint of that module, of the same names and shapes, would undo unseen. It costs one multiply-add a value.
+    It is not folded into the first convolution, even where that would be exact. Folding needs weights that are no
+    longer shared with the new module, and loading a checkpoint of that module would silently undo it. It costs one
+    multiply-add for each value.
     """
 
     says: ClassVar[str] = "other mean, range, order"
@@ -196,7 +197,7 @@ class Renormalize(BaseOperation):
     wanted: Statistics
 
     def numbers(self, channels: int) -> tuple[list[float], list[float], bool]:
-        """Factor and offset of each channel as it comes out, and whether the order of the channels is turned before."""
+        """Factor and offset of each channel of the result, and whether the channels are reversed before."""
         return *conversion(self.given, self.wanted, channels), self.given.order != self.wanted.order
 
     def dims_after(self, spec: TensorSpec) -> Dims:
@@ -216,7 +217,7 @@ class Renormalize(BaseOperation):
 
 
 def _mapped(step: Project | Channels, spec: TensorSpec, axis: int, groups: int = 1) -> Dims:
-    """The dims of what comes out of a map of channels, or of as many side by side."""
+    """The dims after a map of the channels on an axis, or after several maps side by side."""
     dims = spec.dims
     if len(dims) <= axis or dims[axis] != step.source * groups:
         raise step.refused(spec, f"{step.source * groups} channels on axis {axis}")

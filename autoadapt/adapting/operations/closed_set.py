@@ -1,4 +1,4 @@
-"""The closed set: everything that an adapter may do."""
+"""The closed set: the union of all operations, which plans read by their field `op`."""
 
 from __future__ import annotations
 

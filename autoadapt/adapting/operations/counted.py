@@ -1,4 +1,4 @@
-"""Counted tokens: those that a mask of the old module does not hide."""
+"""Counted: which tokens of a tensor a mask of the old module does not hide."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ["Counted", "where_text"]
 
 
 class Counted(MadeByHand):
-    """Which tokens of an axis count: those that a mask of the old module does not hide."""
+    """A mask of the old module, applied to the tokens on one axis of a tensor."""
 
     mask: Mask
     axis: int
-    """That lists tokens."""
+    """The axis that lists tokens."""
     front: int = Field(default=0, exclude_if=lambda front: not front)
-    """How many tokens stand in front of those that the mask knows; these count always."""
+    """Tokens in front of those of the mask; they always count."""
     behind: int = Field(default=0, exclude_if=lambda behind: not behind)
-    """How many stand behind them."""
+    """Tokens behind those of the mask; they always count."""
     frames: tuple[int, int] | None = Field(default=None, exclude_if=lambda frames: frames is None)
-    """Where the mask lies along finer samples: the last one without which there would be no first cell, and how many
-    there are from cell to cell."""
+    """Where the mask is for samples and the axis lists frames: index of the last sample of the first frame, and samples
+    from frame to frame."""
     fitted: bool = Field(default=False, exclude_if=lambda fitted: not fitted)
-    """Whether cells are so many that the mask is stretched over them: one counts if any sample in it does."""
+    """Whether the mask is resized to the number of tokens instead: a token counts if any sample of it does."""
 
 
 def where_text(where: Counted | None) -> str:
-    """What of an average counts, for tables."""
+    """Which tokens an average counts, as a text for tables."""
     return f" {where.mask.where}" if where is not None else ""

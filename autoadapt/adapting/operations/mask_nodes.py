@@ -1,4 +1,4 @@
-"""Mask nodes: what a mask of the old module lets count, in torch.fx nodes."""
+"""Mask nodes: torch.fx nodes that compute which tokens a mask of the old module does not hide."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from autoadapt.contracts.signature import Mask, Returned
 __all__ = ["averaged", "hidden", "last", "returned_mask"]
 
 _DEFAULTS = ("truth", True, False)
-"""What need not be said of a mask."""
+"""The defaults of `what_counts`, which calls leave out."""
 
 
 def _what_counts(mask: Mask, graph: Writer) -> fx.Node | None:
-    """Where tokens count, once for all that asks it; None where the mask cannot be given."""
+    """The node of `what_counts`, one for each mask; None where the adapted module has no such argument."""
     if mask.argument not in graph.given:
         return None
 
@@ -34,7 +34,7 @@ def _what_counts(mask: Mask, graph: Writer) -> fx.Node | None:
 
 
 def returned_mask(mask: Mask, told: Returned | None, graph: Writer) -> fx.Node | None:
-    """A mask for the frames that the old module returned it for, all of which count where none is given."""
+    """Which frames count, for a mask that the old module returned for its frames; which tokens, if it returned none."""
     if told is None:
         return _what_counts(mask, graph)
     like = next(node for path, node in graph.given.items() if path != mask.argument)
@@ -44,7 +44,7 @@ def returned_mask(mask: Mask, told: Returned | None, graph: Writer) -> fx.Node |
 
 
 def _counted_at(where: Counted, node: fx.Node, graph: Writer) -> fx.Node | None:
-    """Ones where tokens of a node count; None where the mask cannot be given."""
+    """The node of `counted_tokens` for the tokens of a node; None where there is no such mask."""
     counting = _what_counts(where.mask, graph)
     if counting is None:
         return None
@@ -58,13 +58,13 @@ def _counted_at(where: Counted, node: fx.Node, graph: Writer) -> fx.Node | None:
 
 
 def hidden(where: Counted, node: fx.Node, graph: Writer) -> fx.Node:
-    """A node with zeros where tokens do not count; as it is where the mask cannot be given."""
+    """A node with zeros at hidden tokens; unchanged where there is no such mask."""
     ones = _counted_at(where, node, graph)
     return node if ones is None else graph.put("call_function", mask_layers.without_hidden, node, ones)
 
 
 def last(where: Counted, node: fx.Node, graph: Writer) -> fx.Node:
-    """The last token of a node that counts; the last of all where the mask cannot be given."""
+    """The last token of a node that counts; the last of all where there is no such mask."""
     ones = _counted_at(where, node, graph)
     if ones is None:
         return graph.put("call_method", "select", node, where.axis, -1)
@@ -72,13 +72,13 @@ def last(where: Counted, node: fx.Node, graph: Writer) -> fx.Node:
 
 
 def averaged(where: Counted, node: fx.Node, average: Callable[[fx.Node], fx.Node], graph: Writer) -> fx.Node:
-    """A node averaged over what counts alone; over all where the mask cannot be given.
+    """A node averaged over the tokens that count; over all where there is no such mask.
 
     Args:
-        where: What counts.
-        node: What is averaged.
-        average: Writes the average of a node.
-        graph: That is being written.
+        where: Which tokens count.
+        node: The values.
+        average: Writes the average of a node over all tokens.
+        graph: The graph.
     """
     ones = _counted_at(where, node, graph)
     if ones is None:

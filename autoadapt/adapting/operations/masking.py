@@ -1,4 +1,4 @@
-"""Masking: what a mask of the old module hides in outputs, and such masks in another form."""
+"""Operations on masks: zeros at hidden tokens, and an old module's mask in the form that the new one takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Hide", "Remask"]
 
 
 class Hide(BaseOperation):
-    """Zeros where a mask hides tokens, as the old module had them."""
+    """Zeros at tokens that a mask hides, as the old module returned them."""
 
     says: ClassVar[str] = "zeros where a mask hides"
     text: ClassVar[str] = "zero but {where.mask.where}"
@@ -31,7 +31,7 @@ class Hide(BaseOperation):
 
 
 class Remask(BaseOperation):
-    """A mask of the old module in the form and with the meaning of the new one's."""
+    """A mask of the old module converted to the form of the new one's."""
 
     says: ClassVar[str] = "a mask of another form"
     takes_any: ClassVar[bool] = True
@@ -42,7 +42,7 @@ class Remask(BaseOperation):
     dtype: str
     dims: Dims
     returned: Returned | None = Field(default=None, exclude_if=lambda returned: returned is None)
-    """How the old module returned it, for its frames, also where it was not given one; None where it is taken."""
+    """The form in which the old module returned the mask, where this is an output; None where it is an input."""
 
     def __str__(self) -> str:
         same = (self.given.form, self.given.counts) == (self.wanted.form, self.wanted.counts)

@@ -1,4 +1,4 @@
-"""One operation: what each says, makes of a tensor, costs and writes; a new one answers where it differs."""
+"""The base class of operations: their texts, the spec and cost of their result, and the nodes that they write."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ from autoadapt.errors import Mismatch, PlanError
 __all__ = ["BaseOperation", "Conversion", "Dims", "entries", "shown_sizes", "specs_along", "values_in"]
 
 Conversion: TypeAlias = Literal["layout", "channels", "size", "statistics"]
-"""What may be changed of an input: the order of its axes, how many channels are read, height and width, and
-mean, spread, range and order of colours, where these of both modules are known."""
+"""What may be changed of an input: the order of its axes, its channels, height and width, or its normalisation (mean,
+standard deviation, range, order of colours)."""
 Dims: TypeAlias = tuple[Dim, ...]
 
 
 class BaseOperation(MadeByHand):
-    """What each operation answers; `str` of one stands in a plan's table."""
+    """An operation of a plan; `str` of one is its text in the plan's table."""
 
     if TYPE_CHECKING:  # each class has it as a field, at the place where its JSON lists it
         op: str
     says: ClassVar[str]
-    """What it does, where a picture explains its operations."""
+    """What it does, in a picture's legend."""
     takes_any: ClassVar[bool] = False
-    """Whether also values that are not floating-point numbers may go in."""
+    """Whether its input may be of any dtype, and not only floating."""
     converts: ClassVar[Conversion | None] = None
-    """What it changes of an input, as `convert_inputs` calls that; None for what needs no leave."""
+    """The conversion of an input that it is, which `convert_inputs` must allow; None for all others."""
     moves_cells: ClassVar[bool] = False
-    """Whether cells that come out lie elsewhere, so that centres that were known are not any longer."""
+    """Whether the cells of the result lie elsewhere, so that their centres are no longer known."""
 
     keeps_memory: ClassVar[bool] = False
-    """Whether what comes out lies in memory as what goes in does, as after convolution, pooling and interpolation."""
+    """Whether the result has the memory format of the input, as after convolution, pooling and interpolation."""
     text: ClassVar[str] = ""
-    """It in a table, with its fields in braces; a class that has to decide has `__str__` instead."""
+    """Its text in a table, with fields in braces; classes whose text depends on more have `__str__` instead."""
     short: ClassVar[str] = ""
-    """The same where its name stands above it already, if that is something else."""
+    """Its text where its name is shown as well, if that differs."""
 
     def __str__(self) -> str:
         return self.text.format_map(self.__dict__)
 
     @property
     def label(self) -> str:
-        """What there is to say where its name stands above it already."""
+        """Its text where its name is shown as well."""
         return self.short.format_map(self.__dict__) or str(self).replace("->", "→")
 
     @property
     def parameters(self) -> int:
-        """How many it has."""
+        """How many parameters it has."""
         return 0
 
     def gives(self, spec: TensorSpec) -> TensorSpec:
-        """What comes out when a tensor of a spec goes in.
+        """The spec of the result for an input of a spec.
 
         Raises:
             PlanError: It does not fit the tensor.
@@ -68,17 +68,17 @@ class BaseOperation(MadeByHand):
             raise self.refused(spec, "floating-point values")
         try:
             return self.made_of(spec)
-        except LookupError:  # a plan that was edited may name an axis that there is not
+        except LookupError:  # a plan that was edited may name an axis that does not exist
             raise self.refused(spec, "the axes that it names") from None
 
     def made_of(self, spec: TensorSpec) -> TensorSpec:
-        """The same of values that may go in; an axis that it names may be missing."""
+        """As `gives`, for a dtype that it takes; raises `LookupError` where an axis that it names is missing."""
         dims, (cells, trailing) = self.dims_after(spec), self.order_after(spec)
         update = {"dims": dims, "same_as": "", "cells": cells, "trailing": trailing}
         return spec.model_copy(update=update | ({"centres": ()} if self.moves_cells else {}))
 
     def dims_after(self, spec: TensorSpec) -> Dims:
-        """The dims that come out.
+        """The dims of the result.
 
         Raises:
             PlanError: It does not fit the tensor.
@@ -86,25 +86,28 @@ class BaseOperation(MadeByHand):
         return spec.dims
 
     def order_after(self, spec: TensorSpec) -> tuple[str, int]:
-        """How cells stand among the tokens that come out."""
+        """Order of cells and number of trailing tokens of the result, as `TensorSpec.order`."""
         return spec.order
 
     def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
-        """Multiplications with addition that it takes at given sizes of the input axes."""
+        """Multiply-adds at given sizes of the input axes."""
         return 0
 
     def stays_contiguous(self, before: bool) -> bool:
-        """Whether what comes out lies in memory in the order of its axes, where what goes in does or does not."""
+        """Whether the result is contiguous, for an input that is or is not."""
         return before or not self.keeps_memory
 
     @abc.abstractmethod
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
-        """Writes it.
+        """Write it.
 
         Args:
-            node: What goes in.
-            spec: What that is.
-            graph: That is being written.
+            node: The node of its input.
+            spec: The spec of its input.
+            graph: The graph.
+
+        Returns:
+            The node of its result.
         """
 
     def refused(self, spec: TensorSpec, expected: str) -> PlanError:
@@ -113,7 +116,7 @@ class BaseOperation(MadeByHand):
         return PlanError(f"`{self}` does not fit its input", [fault])
 
     def sides_of(self, spec: TensorSpec, count: int) -> tuple[Dims, Dims]:
-        """The first two dims of a tensor, and as many spatial ones behind them.
+        """The batch and channel dims of a tensor, and its `count` spatial ones.
 
         Raises:
             PlanError: It has more or fewer.
@@ -124,7 +127,7 @@ class BaseOperation(MadeByHand):
 
 
 def entries(axis: int, part: slice | int) -> tuple[slice | int, ...]:
-    """The index of a part of an axis."""
+    """The index expression for a part of an axis: `x[:, :, part]`."""
     return (*(slice(None),) * axis, part)
 
 
@@ -134,10 +137,10 @@ def shown_sizes(sizes: Sequence[object]) -> str:
 
 
 def specs_along(spec: TensorSpec, steps: Iterable[BaseOperation]) -> tuple[TensorSpec, ...]:
-    """What stands before, between and behind the steps of a chain that begins with a tensor."""
+    """The specs before, between and behind the steps of a chain that begins with a tensor."""
     return tuple(itertools.accumulate(steps, lambda given, step: step.gives(given), initial=spec))
 
 
 def values_in(spec: TensorSpec, sizes: Mapping[str, int]) -> int:
-    """How many values a tensor has at given sizes of the input axes."""
+    """The number of values of a tensor at given sizes of the input axes."""
     return math.prod(spec.shape(sizes))

@@ -1,4 +1,4 @@
-"""Patterns: what the einops notation of an operation says."""
+"""Patterns: parsing of einops notation."""
 
 from __future__ import annotations
 

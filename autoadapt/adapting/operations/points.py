@@ -1,4 +1,4 @@
-"""Points: which of a set are taken, and where points stand in an input."""
+"""Operations on point clouds: choosing some points, and finding the index of points in an input."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from autoadapt.contracts.signature import DTYPES, TensorSpec
 __all__ = ["Recover", "Thin", "Thinning"]
 
 Thinning: TypeAlias = Literal["farthest", "first", "even", "random", "repeat"]
-"""How points are chosen: far from each other, the first, at even steps, at random, or all of them again and again."""
+"""How points are chosen: by farthest point sampling, the first, at even steps, at random, or all of them repeatedly."""
 
 
 class Recover(BaseOperation):
-    """For each point its place in an input, where points stand bit for bit: `[B, M, K] -> [B, M]`."""
+    """For each point its index in an input that holds it, bit for bit: `[B, M, K] -> [B, M]`."""
 
     says: ClassVar[str] = "finds rows in an input"
     takes_any: ClassVar[bool] = True
@@ -46,7 +46,7 @@ class Recover(BaseOperation):
 
 
 class Thin(BaseOperation):
-    """Take some points of a set, by one choice for every leaf that lies on it; with `repeat`, some of them twice."""
+    """Choose some points of a cloud, the same ones for all its outputs; with `repeat` also more than it has."""
 
     says: ClassVar[str] = "takes some of the points"
     takes_any: ClassVar[bool] = True
@@ -54,14 +54,16 @@ class Thin(BaseOperation):
     short: ClassVar[str] = "{source}→{count}, {how}"
     op: Literal["thin"] = "thin"
     axis: int
-    """Which axis of the leaf lists points."""
+    """Which axis of the tensor lists points."""
     source: int
+    """How many points there are."""
     count: int
+    """How many are chosen."""
     how: Thinning
     points: str
-    """Path of the coordinates among the new module's outputs, `[B, N, K]`, or of any other leaf of the set."""
+    """Path of the coordinates among the new module's outputs, `[B, N, K]`, or of any other output of the cloud."""
     points_axis: int = 1
-    """Which axis of that leaf lists points."""
+    """Which axis of that output lists points."""
     seed: int = 0
 
     def made_of(self, spec: TensorSpec) -> TensorSpec:

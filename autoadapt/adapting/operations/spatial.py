@@ -1,4 +1,4 @@
-"""Spatial: averages, sizes and places of cells, `[B, C, *spatial]`."""
+"""Operations on spatial axes, `[B, C, *spatial]`: averaging, resizing, resampling and padding."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["Averaging", "Mean", "Pad", "Pool", "Resample", "Resize"]
 
 
 class Averaging(BaseOperation):
-    """What averages."""
+    """The base class of operations that average, where a mask may exclude tokens."""
 
     moves_cells: ClassVar[bool] = True
     where: Counted | None = Field(default=None, exclude_if=lambda where: where is None)
-    """What of it counts; None where everything does."""
+    """Which tokens count; None where all do."""
 
     def __str__(self) -> str:
         return f"{self.op} {self._over}{where_text(self.where)}"
@@ -37,7 +37,7 @@ class Averaging(BaseOperation):
     @property
     @abc.abstractmethod
     def _over(self) -> str:
-        """Over what it averages."""
+        """What it averages over, as text."""
 
     def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
         return values_in(spec, sizes)
@@ -49,11 +49,11 @@ class Averaging(BaseOperation):
 
     @abc.abstractmethod
     def _average(self, node: fx.Node, graph: Writer) -> fx.Node:
-        """Writes an average over everything."""
+        """Write the average over all tokens."""
 
 
 class Mean(Averaging):
-    """Average over axes, which go away."""
+    """Average over axes, which are removed."""
 
     says: ClassVar[str] = "averages whole axes"
     op: Literal["mean"] = "mean"
@@ -79,7 +79,7 @@ class Mean(Averaging):
 
 
 class Pool(Averaging):
-    """Average over cells of a fixed size, the last cell of an axis cut short; `[B, C, *spatial]`."""
+    """Average pooling, where the last window of an axis may be smaller; `[B, C, *spatial]`."""
 
     says: ClassVar[str] = "averages cells"
     keeps_memory: ClassVar[bool] = True
@@ -117,30 +117,31 @@ class Resize(Averaging):
         return self.sides_of(spec, len(self.dims))[0] + self.dims
 
     def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
-        return values_in(self.gives(spec), sizes) << len(self.dims)  # linear interpolation reads two cells a side
+        return values_in(self.gives(spec), sizes) << len(self.dims)  # linear interpolation reads two cells per axis
 
     def _average(self, node: fx.Node, graph: Writer) -> fx.Node:
         return graph.put("call_function", layers.resize, node, graph.sizes(self.dims))
 
 
 class Resample(Averaging):
-    """Spatial axes read at other centres, `[B, C, *spatial]`: cell j lies at `first + j*step` of the cells there are.
+    """Read spatial axes at other centres, `[B, C, *spatial]`: cell j at `first + j*step`, in cells of the input.
 
-    Linear interpolation; where the step is longer than a cell, a mean over a triangle as wide. Beyond the border the
-    last cell counts. Whole numbers of cells are exact.
+    Linear interpolation; where the step is longer than a cell, a triangle filter of that width. Centres beyond the
+    border are moved to it. Where all centres are those of cells, the result is exact.
     """
 
     says: ClassVar[str] = "samples at old cell centres"
     op: Literal["resample"] = "resample"
     first: tuple[float, ...]
-    """Where the first cell lies, in cells of the source, for each spatial axis."""
+    """The centre of the first cell along each spatial axis, in cells of the input."""
     step: tuple[float, ...]
+    """From one centre to the next, in cells of the input."""
     dims: Dims
-    """How many cells there are, for each spatial axis."""
+    """The number of cells along each spatial axis."""
 
     @property
     def picks(self) -> bool:
-        """Whether cells are taken as they are."""
+        """Whether cells are only selected."""
         return set(self.step) == {1.0} and all(first.is_integer() for first in self.first)
 
     @property
@@ -163,7 +164,7 @@ class Resample(Averaging):
 class Pad(BaseOperation):
     """Zeros below and to the right, up to exact sizes, so that cells stay where they are; `[B, C, *spatial]`.
 
-    Where a size is below that of the input, what is beyond it is left out: the old module did not read it either.
+    A larger input is cut off, where the old module did not read the rest either.
     """
 
     says: ClassVar[str] = "zeros below and to the right"
@@ -187,7 +188,7 @@ class Pad(BaseOperation):
 
 
 def _separable(maps: int, cells: Sequence[tuple[int, int]]) -> int:
-    """Multiply-adds of one matrix product an axis, one after the other."""
+    """Multiply-adds of one matrix product for each axis, one after the other."""
     total, left = 0, [before for before, _ in cells]
     for axis, (before, then) in enumerate(cells):
         left[axis] = then

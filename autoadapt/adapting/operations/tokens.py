@@ -1,4 +1,4 @@
-"""Tokens: entries of an axis that are left out, taken or made, and tokens on another grid."""
+"""Operations on tokens: dropping, selecting or adding some, and resizing their grid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["DropPrefix", "Lead", "ResizeTokens", "Take"]
 
 
 class DropPrefix(BaseOperation):
-    """Leave the first entries of an axis out, such as class and register tokens; or the last ones."""
+    """Drop the first entries of an axis, such as class and register tokens; or the last ones."""
 
     says: ClassVar[str] = "leaves leading entries out"
     takes_any: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class DropPrefix(BaseOperation):
     count: int
     at_end: bool = False
     after: int = Field(default=0, exclude_if=lambda after: not after)
-    """How many entries before them stay, such as the class token before registers."""
+    """How many entries in front of them are kept, such as the class token before registers."""
 
     def __str__(self) -> str:
         after = f" after {self.after}" if self.after else ""
@@ -61,7 +61,7 @@ class DropPrefix(BaseOperation):
 
 
 class Take(BaseOperation):
-    """The first entry of an axis, which goes away: the class token. Or the last one that counts."""
+    """Select the first entry of an axis, the class token, or the last one that counts; the axis is removed."""
 
     says: ClassVar[str] = "takes the class token"
     moves_cells: ClassVar[bool] = True
@@ -69,7 +69,7 @@ class Take(BaseOperation):
     axis: int
     last: bool = Field(default=False, exclude_if=lambda last: not last)
     where: Counted | None = Field(default=None, exclude_if=lambda where: where is None)
-    """What counts, of the last ones; None where everything does."""
+    """Which tokens count, for the last one; None where all do."""
 
     def __str__(self) -> str:
         return f"last token{where_text(self.where)}" if self.last else "class token"
@@ -94,7 +94,7 @@ class Take(BaseOperation):
 
 
 class Lead(BaseOperation):
-    """The mean of all cells before them, `[B, N, C] -> [B, 1 + N, C]`: a class token where there is none."""
+    """Put the mean of all cells in front of them, `[B, N, C] -> [B, 1 + N, C]`, in place of a class token."""
 
     says: ClassVar[str] = "a class token of the mean"
     text: ClassVar[str] = "mean of cells first"
@@ -108,7 +108,7 @@ class Lead(BaseOperation):
 
 
 class ResizeTokens(BaseOperation):
-    """Linear interpolation of tokens on their grid, `[B, prefix + cells, C]`; the leading tokens stay as they are."""
+    """Linear interpolation of tokens on their grid, `[B, prefix + cells, C]`; leading tokens stay as they are."""
 
     says: ClassVar[str] = "interpolates to exact sizes"
     moves_cells: ClassVar[bool] = True
@@ -117,11 +117,11 @@ class ResizeTokens(BaseOperation):
     source: Dims
     """The grid, one size for each side."""
     dims: Dims
-    """The grid that is wanted."""
+    """The wanted grid."""
     kernel: tuple[int, ...] = ()
-    """Cells a side that are averaged before, where there are many more than are wanted."""
+    """Cells along each wanted side that are averaged before; empty for none."""
     order: tuple[int, ...] = Field(default=(), exclude_if=lambda order: not order)
-    """Which side of the grid each wanted side is, where cells stand in another order."""
+    """For each wanted side its index in `source`, where the orders differ."""
 
     def __str__(self) -> str:
         return f"resize tokens to {shown_sizes(self.dims)}"

@@ -1,4 +1,4 @@
-"""Values: another dtype, a tensor of its own, and what held of the old values."""
+"""Operations on values: casting, copying, and restoring a property that the old values had."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from autoadapt.contracts.signature.held_values import What
 __all__ = ["ACTIVATIONS", "Cast", "Copy", "Restore"]
 
 ACTIVATIONS = {"between 0 and 1": "sigmoid", "between -1 and 1": "tanh"}
-"""What brings values within bounds, as torch calls it."""
+"""The torch method that brings values within bounds."""
 _FUNCTIONS = {"norm 1": F.normalize, "probabilities": F.softmax, "log-probabilities": F.log_softmax}
 
 
 class Restore(BaseOperation):
-    """Vectors along an axis made to have norm 1, or to be probabilities or their logarithms, by a softmax.
+    """Normalise vectors along an axis to norm 1, or apply a softmax or log softmax.
 
-    Or all values brought between 0 and 1 by a sigmoid, between -1 and 1 by tanh.
+    Or bring each value between 0 and 1 by a sigmoid, between -1 and 1 by tanh.
     """
 
     says: ClassVar[str] = "norm 1 or sum 1 as before"
@@ -31,7 +31,7 @@ class Restore(BaseOperation):
     what: What
     axis: int = 1
     on: bool = Field(default=False, exclude_if=lambda on: not on)
-    """Whether the axes behind it belong to the vectors too."""
+    """Whether a vector extends over all axes from `axis` on."""
 
     def __str__(self) -> str:
         if self.what in ACTIVATIONS:
@@ -48,7 +48,7 @@ class Restore(BaseOperation):
 
 
 class Cast(BaseOperation):
-    """Another dtype."""
+    """Cast to another dtype."""
 
     says: ClassVar[str] = "another dtype"
     takes_any: ClassVar[bool] = True
@@ -65,7 +65,7 @@ class Cast(BaseOperation):
 
 
 class Copy(BaseOperation):
-    """A tensor of its own, since what comes next writes to it."""
+    """Copy a tensor that the new module writes to."""
 
     says: ClassVar[str] = "keeps the given tensor as it is"
     takes_any: ClassVar[bool] = True

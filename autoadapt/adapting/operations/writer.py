@@ -1,4 +1,4 @@
-"""Writers: a graph that is being written, as operations see it."""
+"""Writers: the graph that is being written, as operations see it."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ __all__ = ["Writer"]
 
 
 class Writer(Protocol):
-    """The nodes that there are, and how more are written."""
+    """The nodes so far, and methods to add more."""
 
     graph: fx.Graph
     given: dict[str, fx.Node]
     """The node of each input of the old module, by path."""
     features: dict[str, fx.Node]
-    """The node of each feature of the new one."""
+    """The node of each source in the new module, by path."""
     module: str
-    """Path of the layer that was made for the operation at hand, if it is learned."""
+    """Path of the layer of the current operation, if it is learned."""
 
     def put(self, op: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """A node whose value goes by the name of the chain at hand."""
+        """Add a node of the current chain, named after it."""
 
     def call(self, name: str, function: Callable[..., Any], *args: Any) -> fx.Node:
-        """A call whose value goes by a name of its own."""
+        """Add a function call with a name of its own."""
 
     def once(self, key: object, make: Callable[[], fx.Node]) -> fx.Node:
-        """One node for all that ask with the same key."""
+        """The node that `make` added for a key; it is called for the first time only."""
 
     def axis(self, name: str) -> fx.Node:
-        """The size of an input axis."""
+        """The node of the size of an input axis."""
 
     def sizes(self, dims: Sequence[Dim]) -> list[Any]:
-        """Sizes as numbers, or as arithmetic on the sizes of the inputs."""
+        """Dims as numbers, or as nodes of arithmetic on the sizes of the inputs."""
