@@ -1,7 +1,7 @@
-"""Matching: which part of the new module serves which output of the old one.
+"""Matching: which source of the new module serves which output of the old one.
 
-By name where names agree, then by role, by stride and by order; never by position alone. What is equally good in two
-ways is refused, with the options as arguments to paste.
+By name where names agree, then by role, by stride and by order; never by position alone. If two sources are equally
+good, the error lists them as arguments to paste.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ def match(
 
     Args:
         target: The contract.
-        sources: What the new module offers, in the order in which it comes out.
-        invariants: Which index outputs of the new module take which coordinates.
+        sources: The sources of the new module, in the order in which they are returned.
+        invariants: The invariants of the new module, between its index outputs and coordinates.
         pairs: Sources chosen by the caller, by target path.
-        named: Sources of the target's own name and axes, which go before all that only resembles it.
-        others: Sources that are taken only where `pairs` or `named` name them.
+        named: Sources with the target's own name and axes, which are preferred to all others.
+        others: Sources that are used only where `pairs` or `named` name them.
         indices: `recover` finds missing indices from coordinates that are exact input points.
-        name: What errors call the new module.
+        name: The name of the new module in errors.
 
     Raises:
-        MatchError: A target has no source, or several that are equally good; all such targets at once.
-        PlanError: `pairs` names what there is not.
+        MatchError: Some targets have no source, or several that are equally good; all of them are listed.
+        PlanError: `pairs` has unknown names.
     """
     session = _Matching(target, {source.path: source for source in sources}, tuple(invariants), indices, name)
     session.choose_given(pairs or {}, others or {})
@@ -80,7 +80,7 @@ def match(
 
 
 class _Matching:
-    """One match in the making: what is paired so far, and the faults found on the way."""
+    """A match so far: the pairings, and the faults."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class _Matching:
         self._wanted: dict[str, Form] = {}
 
     def choose_given(self, pairs: Mapping[str, str], others: Mapping[str, Source]) -> None:
-        """Take the caller's word, after checking that both ends exist and fit."""
+        """Pair as the caller says, after checking that both paths exist and a chain leads from source to target."""
         offered = {**others, **self.sources}
         check_pairs(pairs, list(self._specs), list(offered))
         for path, source in pairs.items():
@@ -120,13 +120,13 @@ class _Matching:
                 self.found[place] = Pairing(place, source, remark="chosen by the caller")
 
     def choose_named(self, named: Mapping[str, str], others: Mapping[str, Source]) -> None:
-        """Take what has the target's own name, where a chain leads from it to the target."""
+        """Pair targets with inner outputs of the same name, where a chain leads to the target."""
         for path, source in named.items():
             if path not in self.found and refusal(others[source].tensor, self._specs[path]) is None:
                 self.found[path] = Pairing(path, source)
 
     def choose_namesakes(self) -> None:
-        """Take the output of the same name, wherever it stands among the outputs."""
+        """Pair targets with outputs of the same name, in whatever container these are."""
         named = by_names(self.sources)
         for path in self._unpaired():
             source = named.get(path)
@@ -134,7 +134,7 @@ class _Matching:
                 self.found[path] = Pairing(path, source.path)
 
     def pairing(self, path: str) -> Pairing:
-        """What serves an output; one that is the same tensor as another is served by what serves that."""
+        """The pairing of an output; the same for outputs that are the same tensor."""
         place = self._place(path)
         found = self.found[place]
         return found if place == path else Pairing(path, found.source, same_as=place)
@@ -151,21 +151,21 @@ class _Matching:
             self._choose_index(path)
 
     def _unpaired(self) -> list[str]:
-        """What is neither paired nor refused so far, one output for each tensor.
+        """The outputs that are neither paired nor refused so far, one for each tensor.
 
-        It is where it stands first, in the order of where it stands last, as a last hidden state does in a list of all.
+        It is the first path of a tensor at several, in the order of the last ones, as for a list of hidden states.
         """
         last = {self._place(path): i for i, path in enumerate(from_shallow_to_deep(self.target))}
         closed = {*self.found, *(fault.where for fault in self.faults)}
         return sorted(last.keys() - closed, key=last.__getitem__)
 
     def _place(self, path: str) -> str:
-        """The output at which a tensor is served: where it stands first."""
+        """The first path of a tensor that is at several ones."""
         place = self._specs[path].same_as or path
         return path if place.startswith("inputs.") else place
 
     def _choose_by_stride(self, targets: Sequence[str]) -> None:
-        """Targets that have the same nearest sources are served together, the deeper from the deeper."""
+        """Pair targets in groups with the same nearest sources, deeper targets with deeper sources."""
         groups: dict[tuple[str, ...], list[str]] = {}
         honest: dict[str, list[str]] = {}
         every = [self._specs[path] for path in targets]
@@ -186,7 +186,7 @@ class _Matching:
             self._share_out(paths, self._with_blocks(near, aligned.get(paths[0], ()), len(paths)))
 
     def _aligned(self, honest: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-        """For each feature map, in the order of stride and depth, the honest sources of the stage that serves it."""
+        """For each feature map, ordered by stride and depth, the possible sources in the stage that serves it."""
         levels = {path: level for path in honest if (level := level_of(self._want(path).tensor))}
         known = {path: level for path, source in self.sources.items() if (level := level_of(source.tensor))}
         wanted, offered = levels_in_order(levels), stages(known)
@@ -215,21 +215,21 @@ class _Matching:
         return found
 
     def _as_deep(self, options: tuple[str, ...], depth: float, stage: Stage) -> tuple[str, ...]:
-        """What lies as deep as is wanted, of a stage that holds what a decoder returns."""
+        """The options that are deep enough, of a stage with outputs of a decoder; else all."""
         if stage.even or depth <= stage.level.depth + 1 / 2:
             return options
         least = min(depth, stage.reach) - 1 / 2
         return tuple(o for o in options if (self.sources[o].spec.depth or 0) >= least) or options
 
     def _end(self, options: tuple[str, ...]) -> tuple[str, ...]:
-        """Where a stage ends, behind which no block is left for coarser levels; outputs stay to be chosen from."""
+        """The last option of the last stage that serves a coarser target; all where some are outputs."""
         if not all(self.sources[option].tap for option in options):
             return options
         listed = tuple(option for option in options if self.sources[option].listed)
         return (listed or options)[-1:]
 
     def _octaves(self, options: Sequence[str], path: str) -> float:
-        """The least change of stride, in octaves an axis."""
+        """The least change of stride, in octaves per axis."""
         wanted = self._want(path).tensor
         found = [distance(self.sources[option].tensor, wanted) for option in options]
         return min(found, default=math.inf) / max(len(wanted.strides), 1)
@@ -240,7 +240,7 @@ class _Matching:
         return self._wanted[path]
 
     def _deepest(self, offered: Sequence[Stage]) -> float:
-        """Depth of the last stage that depends on more parameters than those before; the last, if unknown."""
+        """The depth of the last stage that depends on parameters which those before it do not; else of the last."""
         seen, found = 0, 0.0
         for stage in offered:
             weights = functools.reduce(operator.or_, (self.sources[path].weights for path in stage.sources))
@@ -249,13 +249,13 @@ class _Matching:
         return found or offered[-1].level.depth
 
     def _honest(self, path: str) -> list[str]:
-        """Sources from which a chain leads to the target."""
+        """The paths of sources from which a chain leads to the target."""
         wanted, refuses = self._want(path), self._refusals.refuses
         offered = self._offered if is_scored(path, self.target) else self._features
         return [path for path, form in offered.items() if not refuses(form, wanted)]
 
     def _whys(self, path: str) -> list[str]:
-        """Why no source of the target's role serves it, if there are any, else why no other does; each kind once."""
+        """The reasons why sources do not serve a target, of those of its role if there are any; each kind once."""
         wanted = self._want(path)
         offered = self._offered if is_scored(path, self.target) else self._features
         kinds = {self._refusals.relation(form, wanted): form.tensor for form in offered.values()}
@@ -264,12 +264,12 @@ class _Matching:
         return [why for why in whys if why is not None] or ["class scores are no features"] * (offered != self._offered)
 
     def _without_maps_of_others(self, spec: TensorSpec, options: Sequence[str]) -> list[str]:
-        """Without what would be projected although it is a linear map itself, of another option."""
+        """The options without those that are a linear map of another option, and would be projected."""
         sources, known = [self.sources[option] for option in options], set(options)
         return [s.path for s in sources if not s.reads or s.reads not in known or s.spec.dims == spec.dims]
 
     def _class_tokens(self, options: list[str], spec: TensorSpec) -> list[str]:
-        """The options that are class tokens or have them, if any; and outputs just as wide, which take no layer."""
+        """The options that are class tokens or have one, if any; all where an output has the target's dims already."""
         offered = {option: self.sources[option] for option in options}
         if any(not source.tap and source.spec.dims == spec.dims for source in offered.values()):
             return options
@@ -277,12 +277,12 @@ class _Matching:
         return told or options
 
     def _nearest(self, path: str, options: Sequence[str]) -> tuple[str, ...]:
-        """The options at the least change of stride; among them those whose name agrees."""
+        """The options with the least change of stride; among them those whose name is most like the target's."""
         wanted = self._want(path).tensor
         octaves = {option: distance(self.sources[option].tensor, wanted) for option in options}
         least = min(octaves.values())
         near = [option for option in options if octaves[option] == least]
-        if least > 0:  # nothing has the very strides: a tenth of an octave is no difference
+        if least > 0:  # none has the very strides, and a tenth of an octave is no difference
             near = [option for option in options if round(octaves[option], 1) == round(least, 1)]
         near = [option for option in near if not self.sources[option].tap] or near
         near = self._finest(near) if wanted.strides or least == 0 else self._last(near)
@@ -298,11 +298,11 @@ class _Matching:
         return [option for option in options if self._cells[option] == finest]
 
     def _last(self, options: list[str]) -> list[str]:
-        """Of maps that are averaged to a vector the deepest, as before the last layer of a classifier."""
+        """The deepest of maps that are averaged to a vector, as before the last layer of a classifier."""
         return [max(reversed(options), key=lambda option: self.sources[option].spec.depth or 0)]
 
     def _with_blocks(self, near: tuple[str, ...], options: Sequence[str], count: int) -> tuple[str, ...]:
-        """Where more targets ask for one output than one, the blocks before it too; it stands for the last itself."""
+        """Where several targets have one output as their nearest source, also the blocks before it."""
         if len(near) != 1 or count == 1 or self.sources[near[0]].tap:
             return near
         output = self.sources[near[0]]
@@ -337,7 +337,7 @@ class _Matching:
                 self.faults.append(self._ambiguous(path, options))
 
     def _choose_index(self, path: str) -> None:
-        """An index is served by the index that takes the points which serve its coordinates."""
+        """Pair an index with that of the points which serve its coordinates."""
         points, spec = self._points_of(path), self._specs[path]
         proven = [g.index for g in self.invariants if points is None or g.result == points]
         options = [
@@ -361,7 +361,7 @@ class _Matching:
             self.faults.append(no_index(path, spec, gathering, points, self._offer(), self._remedy(path)))
 
     def _points_of(self, path: str) -> str | None:
-        """The source that serves the coordinates which an index of the target takes."""
+        """The source of the coordinates that belong to an index of the target."""
         for gathering in self.target.invariants:
             if gathering.index == path and gathering.result in self.found:
                 return self.found[gathering.result].source
@@ -379,7 +379,7 @@ class _Matching:
         return "; ".join(shown[:4]) + (f"; and {len(shown) - 4} more" if len(shown) > 4 else "") or "no outputs"
 
     def settle_remedies(self) -> None:
-        """Leave out of `outputs=[...]` whatever cannot be served; only now is all of that known."""
+        """Leave all outputs that cannot be served out of the remedy `outputs=[...]`; only now are all of them known."""
         faulty = [fault.where for fault in self.faults if fault.where in self.target.outputs.paths]
         self.faults = [
             replace(fault, remedy=fault.remedy.replace(self._remedy(fault.where), self._remedy(*faulty)))

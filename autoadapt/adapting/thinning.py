@@ -1,4 +1,4 @@
-"""Thinning: which leaves lie on one set of points, and fewer points of it by one choice for all of them."""
+"""Thinning: which outputs belong to one point cloud, and choosing some of its points, the same for all of them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["in_order", "mark_points", "marked_alike", "thinned", "unmark_points"
 
 
 def mark_points(values: Values, *, told: bool = True) -> Values:
-    """Note on each leaf which of its axes lists points.
+    """Set the field `points` of each leaf, the axis that lists points.
 
-    That is the axis that a real run told. Else coordinates `[B, M, K]` or `[B, K, M]` tell the numbers of points that
-    occur, and a leaf lies on such a set where one of its axes has that size; where two have, the axis that lists points
-    in the other leaves is taken, else the last. Values that are marked already are left as they are.
+    That is the axis that a real run showed. Else it is an axis whose size is the number of points of some coordinates,
+    `[B, M, K]` or `[B, K, M]`; of two such axes that which lists points in the other leaves, else the last. Values that
+    are marked already stay as they are.
 
     Args:
         values: The leaves.
-        told: Whether what real runs told counts.
+        told: Whether to use what real runs showed.
 
     Example:
         >>> marked = mark_points(Values.parse(["f32[B, 16, 3] coordinate", "f32[B, 8, 16]", "f32[B, 16, 16]"]))
@@ -46,9 +46,9 @@ def mark_points(values: Values, *, told: bool = True) -> Values:
 
 
 def marked_alike(source: Values, target: Values) -> tuple[Values, Values]:
-    """Both with their points marked; where nothing is known of the points of one, not by what real runs told.
+    """Both with their points marked; by sizes alone where one of them has no points.
 
-    Sizes alone then say what serves what, as for any tensors, as long as no axis that is told is projected.
+    Tensors are then matched by their sizes, as all others are, and axes of points that real runs showed not projected.
     """
     marked = mark_points(source), mark_points(target)
     if all(map(_is_marked, marked)):
@@ -61,7 +61,7 @@ def _is_marked(values: Values) -> bool:
 
 
 def _by_sizes(values: Values) -> Values:
-    """The same leaves without marks that real runs told."""
+    """The same leaves without marks from real runs."""
     leaves = (leaf if leaf.point_axis is None else _marked(leaf, None) for leaf in values.leaves)
     return values.model_copy(update={"leaves": tuple(leaves)})
 
@@ -71,13 +71,13 @@ def _marked(spec: TensorSpec, axis: int | None) -> TensorSpec:
 
 
 def in_order(signature: Signature) -> bool:
-    """Whether what has tokens has them of frames of one length, and not of a cloud of points."""
+    """Whether a module takes sequences of one length, whose tokens have an order, and no point clouds."""
     sizes = {dim.constant for spec in signature.inputs.leaves for dim in spec.dims}
     return signature.axes.keys() <= {"B"} and POINT.isdisjoint(sizes)
 
 
 def unmark_points(values: Values) -> Values:
-    """The same leaves without the notes."""
+    """The same leaves without marks."""
     return values.model_copy(
         update={"leaves": tuple(leaf.model_copy(update={"points": None}) for leaf in values.leaves)}
     )
@@ -92,7 +92,7 @@ def _candidates(spec: TensorSpec, counts: Iterable[int | None], *, told: bool) -
 
 
 def _point_axis(spec: TensorSpec) -> int:
-    """Which axis of coordinates lists points: the other one lists two or three columns of a point."""
+    """The axis of coordinates that lists points; the other one lists two or three columns."""
     columns, points = spec.dims[2].constant, spec.dims[1].constant
     return 2 if points in (2, 3) and columns not in (2, 3) else 1
 
@@ -104,16 +104,16 @@ def _is_clear(spec: TensorSpec, axes: Sequence[int]) -> bool:
 def thinned(
     sources: Sequence[Source], wanted: Values, how: Thinning, *, seed: int = 0, sequence: bool = False
 ) -> tuple[list[Source], dict[str, Thin]]:
-    """The sources with as many points as are wanted, and the step that brings each there.
+    """The sources with the wanted numbers of points, and the operation for each that is thinned.
 
-    For a number of points that no source has, the next larger set is thinned; with `repeat` a smaller one will do.
+    For a number of points that no source has, the next larger cloud is thinned; with `repeat` a smaller one will do.
 
     Args:
-        sources: What the new module offers, its point axes marked.
-        wanted: The contract, its point axes marked.
+        sources: The sources of the new module, marked.
+        wanted: The outputs of the contract, marked.
         how: How points are chosen.
-        seed: For a random choice.
-        sequence: What has no coordinates lists tokens one behind the other, of which none is left out unasked.
+        seed: The seed of a random choice.
+        sequence: Whether points without coordinates are tokens of a sequence, which are thinned only if `how` is given.
     """
     have = {_count(source.spec) for source in sources} - {None}
     want = {_count(spec) for spec in wanted.leaves} - {None}
@@ -137,7 +137,7 @@ def _is_taken(size: int, steps: dict[str, Thin]) -> bool:
 
 
 def _steps(group: Sequence[Source], source: int, count: int, how: Thinning, seed: int) -> dict[str, Thin]:
-    """One choice for a whole set; far points are told by coordinates, and without any the first are taken."""
+    """One choice for a whole cloud; farthest points need coordinates, so without any the first points are taken."""
     coordinates = [one for one in group if one.spec.role == "coordinate"]
     by = (coordinates or list(group))[0]
     chosen: Thinning = how if coordinates or how != "farthest" else "first"
@@ -156,5 +156,5 @@ def _steps(group: Sequence[Source], source: int, count: int, how: Thinning, seed
 
 
 def _after(source: Source, step: Thin | None) -> Source:
-    """A source after it was thinned; its strides are lost with its axes, as points have none."""
+    """A source after thinning; points have no strides."""
     return source if step is None else replace(source, tensor=factored(step.gives(source.spec)))

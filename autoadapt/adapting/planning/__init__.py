@@ -1,4 +1,4 @@
-"""Planning: the operations that give the new module the old one's signature, as data."""
+"""Planning: the plan, as data, by which the new module gets the old one's signature."""
 
 from autoadapt.adapting.planning.deriving import plan
 from autoadapt.adapting.planning.input_channels import ToldChannels, source_as_built, with_channels_told

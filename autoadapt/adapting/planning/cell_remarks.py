@@ -1,4 +1,4 @@
-"""Remarks on cells: what resampling loses, and how far cells come to lie from where the old ones lay."""
+"""Remarks on cells: what resampling loses, and how far the new cells lie from the old ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ __all__ = ["what_is_lost"]
 
 
 def what_is_lost(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:
-    """What resampling loses, and how cells come to lie where the old ones lay, in words."""
+    """The remark on a chain: what resampling loses, where the cells lie, and which tokens are made up; may be empty.
+
+    Args:
+        source: The source of the chain.
+        target: The target of the chain.
+        steps: The chain.
+        dilated_by: The argument of the new module's class that dilates it.
+    """
     if any(isinstance(one, Remask) for one in steps):
         return ""
     made = "its class token is made, as the mean of the cells" if any(isinstance(one, Lead) for one in steps) else ""
@@ -27,7 +34,7 @@ def what_is_lost(source: Factored, target: TensorSpec, steps: Sequence[Operation
 
 
 def _fixed(target: TensorSpec, steps: Sequence[Operation]) -> str:
-    """That a map of fixed size is resized, which covers the image that its source covers."""
+    """That a map is resized to a fixed size."""
     sizes = [step.dims for step in steps if isinstance(step, Resize)]
     told = sizes and target.map_axis is not None
     return f"resized to its fixed {shown_sizes(sizes[-1])} cells a side" if told else ""
@@ -53,9 +60,9 @@ def _in_place(made: Centres, wanted: Centres) -> bool:
 
 
 def _unknown(source: Factored, target: TensorSpec) -> bool:
-    """Whether along an axis that both follow only one of them tells where its cells lie at every size.
+    """Whether only one of both has centres along an image axis on which both depend.
 
-    Texts and files of earlier versions tell neither that nor a depth, and nothing is said of them.
+    Contracts in texts and files of earlier versions have neither centres nor depths, and get no remark.
     """
     if source.spec.depth is None or target.depth is None:
         return False
@@ -86,13 +93,13 @@ def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation], d
 
 
 def _off(dim: Dim, dims: Sequence[Dim]) -> int:
-    """By how many cells a size is off the nearest of others, wherever no image is too small and enlarged first."""
+    """The largest difference in cells between a dim and the nearest of others, at large sizes."""
     alike = [one for one in dims if one.axes == dim.axes]
     return min((int(np.max(np.abs(_at_large(dim) - _at_large(one)))) for one in alike), default=1)
 
 
 LARGE = np.arange(4096, 4160)
-"""Sizes that no module enlarges, in all phases of the usual strides."""
+"""Large sizes with all remainders of the usual strides."""
 
 
 def _at_large(dim: Dim) -> Any:
@@ -100,7 +107,7 @@ def _at_large(dim: Dim) -> Any:
 
 
 def _rounded(step: Operation, cells: int) -> str:
-    """How a step makes cells more or fewer that lie in place."""
+    """How a step changes the number of cells that lie in the right places; empty for other steps."""
     match step:
         case Resize():
             return "resized by a cell" if cells == 1 else f"resized by up to {cells} cells"
@@ -111,7 +118,7 @@ def _rounded(step: Operation, cells: int) -> str:
 
 
 def _dilating(stride: int, target: TensorSpec, argument: str) -> str:
-    """Which argument builds the new module with a stride, where the contract's level is deep at that stride too."""
+    """The constructor argument for a finer stride, where the contract's level is deep at that stride; else empty."""
     is_dilated = target.depth is not None and 2**target.depth >= 2 * stride
     if not is_dilated or stride not in (8, 16) or not argument:
         return ""

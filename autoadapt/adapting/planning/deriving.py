@@ -1,4 +1,4 @@
-"""Deriving: the plan from two signatures; no torch operation is called."""
+"""Deriving: `plan`, which derives a plan from two signatures without calling any torch operation."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def plan(
 
 @dataclass(frozen=True)
 class _Asked:
-    """The arguments of `plan` that decide what is made."""
+    """The arguments of `plan` that decide about its chains."""
 
     pairs: Mapping[str, str]
     outputs: Sequence[str] | None
@@ -144,41 +144,41 @@ class _Asked:
 
 
 def _from_trunk(source: Signature, target: Signature, asked: _Asked) -> Plan | None:
-    """The plan that reads feature maps alone, where these are to be had at more sizes than what the head returns."""
+    """The plan for the new module without its head, where that takes more image sizes; None where it will not do."""
     if source.trunk is None:
         return None
     try:
         made = _derived(source.trunk, target, asked)
-    except AdaptError:  # the whole may serve it, or says better why not
+    except AdaptError:  # the whole module may serve it, or its error is more to the point
         return None
     of_maps = all(factored(spec).strides for spec in made.target.outputs.leaves)
     return made if of_maps or not _makes_vectors(source) else None
 
 
 def _makes_vectors(source: Signature) -> bool:
-    """Whether a vector comes out at every size, as the flattened scores of a sliding head do not."""
+    """Whether some output is a vector of fixed length; flattened scores of a sliding head are not."""
     return any(len(spec.dims) == 2 and spec.dims[1].constant is not None for spec in source.outputs.leaves)
 
 
 @dataclass(frozen=True)
 class _Offer:
-    """What is wanted, and every tensor of the new module that may serve it."""
+    """The contract, and every tensor of the new module that may serve it."""
 
     wanted: Signature
-    """The contract, in names of the new module's inputs, with what is not served left out."""
+    """The contract, with only the outputs to serve, and sizes that the new module takes."""
     marked: Values
     """Its outputs, with axes of points marked."""
     inputs: tuple[InputRoute, ...]
     sources: list[Source]
     """Outputs and taps."""
     blocks: list[InnerOutput]
-    """What the taps were chosen from."""
+    """The inner outputs of the taps."""
     others: list[Source]
-    """What can be asked for by name alone."""
+    """Sources that are used only if they are named."""
     named: dict[str, str]
-    """Outputs of inner modules that have the very names that are wanted."""
+    """Names of inner outputs with the very names of targets, by target."""
     first: dict[str, tuple[TensorSpec, Thin | None]]
-    """What the outputs are before points are left out, and how they are."""
+    """For each output its spec before points are thinned, and the operation that does so."""
     short: dict[str, tuple[int, int]]
     """Axes along which the old module takes shorter inputs: its smallest size, and that of the new one."""
 
@@ -255,7 +255,7 @@ def _routes(offer: _Offer, source: Signature, pairings: Iterable[Pairing], alway
 
 
 def _with_branch(route: Route) -> str:
-    """The remarks on a route that begins with what a function adds to a stream, where no module reads the sum."""
+    """The remark of a route whose source is a residual branch, where no module reads the sum."""
     told = f"{route.source} is a residual branch: no module reads the sum that it is added to, so that no tap takes it"
     return "; ".join(filter(None, [route.remark, told]))
 
@@ -310,7 +310,7 @@ def _remarks(
 
 
 def _read(routes: Iterable[Route], taken: Mapping[str, Tap]) -> set[str]:
-    """What of the new module is read: all taps, or the outputs that routes begin with or choose points by."""
+    """The sources that are read: all taps; without taps the outputs that routes start from or choose points by."""
     points = {step.points for route in routes for step in route.steps if isinstance(step, Thin)}
     return set(taken) or {name for name in points | {r.source for r in routes} if not name.startswith("inputs.")}
 
@@ -330,7 +330,7 @@ def _route(
         return Route(target=pairing.target, source=pairing.source, specs=(spec,), same_as=pairing.same_as)
     tensor = sources[pairing.source]
     spec, thin = first if first is not None else (tensor.spec, None)
-    learned = always and contract.same_as != pairing.source  # what is an input itself is passed on
+    learned = always and contract.same_as != pairing.source  # an output that is an input is passed on
     is_mask = pairing.target in returned_masks(target)
     steps = _recovering(pairing, tensor, contracts, target) if pairing.recover else ()
     steps = steps if pairing.recover or is_mask else _chained(tensor, contract, learned)
@@ -357,7 +357,7 @@ def _chained(tensor: Factored, contract: TensorSpec, always: bool) -> tuple[Oper
 def _recovering(
     pairing: Pairing, tensor: Factored, contracts: Mapping[str, TensorSpec], target: Signature
 ) -> tuple[Operation, ...]:
-    """From points to the rows of the input in which they stand."""
+    """The steps from coordinates to the indices of these points in the input."""
     gathering = next(g for g in target.invariants if g.index == pairing.target)
     turned = chain(tensor, contracts[gathering.result])
     assert not isinstance(turned, Refusal), "the same points serve the coordinates"

@@ -1,4 +1,4 @@
-"""Frames: a clip for a module of images, frame by frame, and an image for a module of clips, as a clip of one frame."""
+"""Frames: clips for a module of images, frame by frame, and images for a module of clips, as clips of one frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_image_or_clip(left: TensorSpec, right: TensorSpec) -> bool:
 
 
 def of_rank(spec: TensorSpec, given: TensorSpec) -> tuple[Rearrange, ...]:
-    """What brings a given input to the number of axes that is taken: frames beside samples, or an axis of one frame.
+    """The step from a given clip or image to the other: frames merged into the batch, or an axis of one frame added.
 
     Example:
         >>> image, clip = (TensorSpec.parse(text) for text in ("f32[B, 3, H, W]", "f32[B, 3, T, H, W]"))
@@ -39,14 +39,14 @@ def of_rank(spec: TensorSpec, given: TensorSpec) -> tuple[Rearrange, ...]:
 
 
 def frames_of(image: TensorSpec) -> int:
-    """Where the one frame of an image gets its axis: before height and width; 0 for what is no image."""
+    """The axis that an image gets for its one frame, before height and width; 0 for other tensors."""
     if len(image.dims) != 4:
         return 0
     return 1 if str(image.dims[1])[0] in "HW" else 2
 
 
 def frame_remarks(source: Signature, target: Signature, routes: Iterable[InputRoute]) -> list[str]:
-    """That the new module reads frames alone, or a clip that is one image again and again."""
+    """Remarks on clips that are read frame by frame, and on images that are read as clips."""
     said = []
     for route in routes:
         spec, given = source.inputs[route.source], target.inputs[route.target]
@@ -60,7 +60,7 @@ def frame_remarks(source: Signature, target: Signature, routes: Iterable[InputRo
 
 
 def _count(route: InputRoute) -> str:
-    """How many frames an image becomes."""
+    """The number of frames that an image becomes, as text."""
     resized = [step.dims for step in route.steps if isinstance(step, Resize) and len(step.dims) == 3]
     count = resized[-1][0] if resized else 1
     return "one frame" if count == 1 else f"{count} frames that are all it"

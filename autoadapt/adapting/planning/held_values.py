@@ -1,4 +1,4 @@
-"""Held values: what brings back what held of the old values at every input, where a chain does not keep it."""
+"""Held values: restoring a property that the old values had at every input, where a chain does not keep it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = ["held_remarks", "with_held"]
 
 
 def with_held(steps: tuple[Operation, ...], source: TensorSpec, target: TensorSpec) -> tuple[Operation, ...]:
-    """A chain, and at its end what gives vectors norm 1 or makes them probabilities, if the old ones always were.
+    """A chain, with `Restore` at its end where it does not keep the target's property.
 
     Means of probabilities are probabilities, and those of vectors of norm 1 are shorter.
 
     Args:
         steps: The chain.
-        source: What it begins with.
-        target: What it leads to.
+        source: The source of the chain.
+        target: The target of the chain.
     """
     held, kept = target.holds, source.holds
     if held is None or not target.is_restored or not target.is_floating or target.role != "feature":
@@ -43,14 +43,14 @@ def with_held(steps: tuple[Operation, ...], source: TensorSpec, target: TensorSp
 
 
 def _is_kept(held: Held, kept: Held | None, steps: Iterable[Operation]) -> bool:
-    """Whether something holds at the end of a chain, of what another holds at its beginning."""
+    """Whether a property holds at the end of a chain, given the one at its beginning."""
     for step in steps:
         kept = _after(step, kept) if kept is not None else None
     return kept is not None and kept.implies(held)
 
 
 def _after(step: Operation, held: Held) -> Held | None:
-    """What still holds of the values after an operation."""
+    """The property after an operation; None where it is lost."""
     if held.bounds is not None:
         return None if isinstance(step, Project) else held
     axis, is_mean = held.axis, held.what == "probabilities" and not held.on
@@ -77,10 +77,10 @@ def _at(held: Held, axis: int) -> Held:
 
 
 def held_remarks(source: Signature, target: Signature, routes: Iterable[Route]) -> list[str]:
-    """What holds of outputs of the new module and did not, or may hold already, and what no longer does.
+    """Remarks on properties that outputs gain, may have twice, or lose.
 
-    After a ReLU, which would stand between a projection and what reads it, nothing is restored; of maps, most of which
-    come after one and are read by convolutions, that is not said.
+    Nothing is restored after a ReLU, which would come between a projection and its reader. For maps there is no remark
+    on that, since most of them come after a ReLU and are read by convolutions.
     """
     own, said = dict(source.outputs.items()), []
     routes = [*routes]
@@ -109,7 +109,7 @@ def held_remarks(source: Signature, target: Signature, routes: Iterable[Route]) 
 
 
 def _no_longer(route: Route, target: Signature) -> str:
-    """Within which bounds the old module left an output whose values may leave them; empty where there is none."""
+    """The bounds of an old output that the new values may leave, as text; empty where there are none."""
     spec = target.outputs[route.target]
     is_map = {"H", "W"} <= {axis for dim in spec.dims for axis in dim.axes}
     held = None if spec.is_restored or route.same_as else spec.holds

@@ -1,4 +1,4 @@
-"""Input channels: which channels of the old module's image meet which of those that the new one reads."""
+"""Input channels: which channel of the old module's image takes the place of which channel of the new one's."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ __all__ = [
 ]
 
 ToldChannels: TypeAlias = Sequence[str] | Mapping[Literal["old", "new"], Sequence[str]]
-"""What is in the channels that the old module is given; or in those of each module, by `old` and `new`."""
+"""The names of the channels of the old module's image; or of each module's, by `old` and `new`."""
 
 _KNOWN = ("r", "g", "b", "nir")
 _REMEDY = "channels=('b', 'g', 'r', 'nir')  # or {'old': ..., 'new': ...}"
 
 
 def with_channels_told(source: Signature, target: Signature, told: ToldChannels | None) -> tuple[Signature, Signature]:
-    """Both signatures with what the caller tells of the channels of their images.
+    """Both signatures with the names of their images' channels.
 
     Args:
         source: Signature of the new module.
         target: Signature of the old module.
-        told: Names, else those that the signatures carry; where those of a module are left out, 3 channels are colours
-            in the order of its statistics, red first where these are unknown, and 1 channel is grey.
+        told: The caller's names; by default those in the signatures. Without names for a module, 3 channels are colours
+            in the order of its statistics (RGB without any), and 1 channel is grey.
 
     Raises:
-        PlanError: They are no names, there are more or fewer than channels, they cannot be paired, or they contradict
-            the order of colours that statistics tell.
+        PlanError: Names are unknown, too many or too few, cannot be paired, or contradict the order of colours of the
+            statistics.
     """
     known = {name: one.channels for name, one in (("old", target), ("new", source)) if one.channels}
     if told is None and not known:
@@ -49,7 +49,7 @@ def with_channels_told(source: Signature, target: Signature, told: ToldChannels 
     if not by_side or not set(by_side) <= {"old", "new"}:
         fault = Mismatch("channels", "a sequence of names, or a mapping of old and new to them", repr(told), _REMEDY)
         raise PlanError("these are no names of channels", [fault])
-    image = target if target.inputs.leaves else source  # a contract may say nothing of its inputs
+    image = target if target.inputs.leaves else source  # a contract may have no inputs
     given = _named(target, by_side.get("old"), image, "old")
     wanted = _named(source, by_side.get("new"), source, "new")
     faults = [*_contradicted(target, given), *_contradicted(source, wanted), *_unpaired(given, wanted)]
@@ -59,14 +59,14 @@ def with_channels_told(source: Signature, target: Signature, told: ToldChannels 
 
 
 def with_told(signature: Signature, **told: object) -> Signature:
-    """A signature with what is told of its image, also of the module without its head."""
+    """A signature with other fields about its image, in its trunk as well."""
     trunk = signature.trunk
     inner = None if trunk is None else trunk.model_copy(update=told)
     return signature.model_copy(update={**told, "trunk": inner})
 
 
 def _named(signature: Signature, told: object, image: Signature, side: str) -> tuple[str, ...]:
-    """The names of a module's channels, told or those of grey and coloured images."""
+    """The names of a module's channels: the caller's, or those of grey and colour images."""
     found, where = image_of(image.inputs), f"{signature.name}, channels"
     if found is None:
         inputs = ", ".join(f"{path} {spec}" for path, spec in image.inputs.items()) or "no inputs"
@@ -97,7 +97,7 @@ def _usual(signature: Signature, count: int, where: str, side: str) -> tuple[str
 
 
 def _contradicted(signature: Signature, names: Sequence[str]) -> list[Mismatch]:
-    """Where the order of three colours is another one than that of the statistics, whose numbers stand in it."""
+    """The mismatch where three colours are in another order than the numbers of the statistics."""
     told = signature.statistics
     if told is None or sorted(names) != ["b", "g", "r"] or "".join(names) == told.order:
         return []
@@ -107,7 +107,7 @@ def _contradicted(signature: Signature, names: Sequence[str]) -> list[Mismatch]:
 
 
 def _unpaired(given: Sequence[str], wanted: Sequence[str]) -> list[Mismatch]:
-    """Names that the new module has several times, and the old one not as often."""
+    """Mismatches for names that the new module has several times and the old one not as often."""
     return [
         Mismatch(f"channels, {name!r}", f"{wanted.count(name)} times, as in the new module", f"{given.count(name)}", "")
         for name in dict.fromkeys(wanted)
@@ -116,9 +116,9 @@ def _unpaired(given: Sequence[str], wanted: Sequence[str]) -> list[Mismatch]:
 
 
 def expected_of(source: Signature, target: Signature) -> Statistics | None:
-    """What the new module expects of each channel that is given, where these are others than its own.
+    """The new module's statistics for each given channel, where these are other channels than its own; else None.
 
-    A channel that meets none is brought to the mean of what is expected of all, as its weights are.
+    A channel without a counterpart gets the mean of all, as its weights do.
     """
     given, wanted, met = target.statistics, source.statistics, _met(source, target)
     if given is None or wanted is None or met is None:
@@ -129,7 +129,7 @@ def expected_of(source: Signature, target: Signature) -> Statistics | None:
 
 
 def _met(source: Signature, target: Signature) -> Sequence[int] | None:
-    """Which channels meet, by name, else as their weights are guessed; None where the order of statistics tells it."""
+    """`Channels.met` for both images, by name or by number; None where the order of the statistics is enough."""
     have, want = image_channels(target), image_channels(source)
     if have is None or want is None or sorted(target.channels) == sorted(source.channels) == ["b", "g", "r"]:
         return None
@@ -141,7 +141,7 @@ def _met(source: Signature, target: Signature) -> Sequence[int] | None:
 
 
 def image_channels(signature: Signature) -> int | None:
-    """Channels of the one image among the inputs; None where there is no such input, or several."""
+    """The number of channels of the one image among the inputs; None where there is none, or several."""
     image = image_of(signature.inputs)
     return None if image is None else image[1]
 
@@ -149,34 +149,34 @@ def image_channels(signature: Signature) -> int | None:
 def matched_channels(
     source: Signature, target: Signature, have: int, want: int, values: Sequence[Renormalize]
 ) -> tuple[Channels, ...]:
-    """Where an image has other channels than the new module was made for, or the same in another order.
+    """The operation `Channels`, where an image has other channels than the new module reads, or in another order.
 
     Args:
         source: Signature of the new module.
         target: Signature of the old module.
-        have: Channels that are given.
-        want: Channels that the new module reads.
-        values: What is done to the image before.
+        have: The number of given channels.
+        want: The number of channels that the new module reads.
+        values: The conversion of the image's statistics before.
     """
     given, wanted = target.channels, source.channels
     if (len(given), len(wanted)) != (have, want):
         given = wanted = ()
     given = given[::-1] if any(step.given.order != step.wanted.order for step in values) else given
-    stem = _stem(source.inner) if have != want else ""  # a stem of the old shape would take the old weights back
+    stem = _stem(source.inner) if have != want else ""  # a checkpoint would undo weights that are only reordered
     if (have == want and given == wanted) or not (stem or max(have, want) < FEATURE_CHANNELS):
         return ()
     return (Channels(source=have, target=want, stem=stem, given=given, wanted=wanted),)
 
 
 def _stem(inner: Sequence[InnerOutput]) -> str:
-    """The layer that reads the image, where its outputs are known."""
+    """The path of the first layer to run, where inner outputs are known; else empty."""
     layers = [one for one in inner if one.layers == 1 and not one.parent]
     first = min(layers, key=lambda one: one.started, default=None)
     return first.module if first is not None else ""
 
 
 def source_as_built(plan: Plan) -> Signature:
-    """The signature of the new module once its first convolution reads the channels that are given."""
+    """The signature of the new module once its first convolution reads the given channels."""
     inputs = dict(plan.source.inputs.items())
     for route in plan.inputs:
         for step in route.steps:
@@ -190,7 +190,7 @@ def source_as_built(plan: Plan) -> Signature:
 
 
 def channel_remarks(source: Signature, steps: Sequence[Operation]) -> tuple[str, ...]:
-    """Which channels were taken for colours, where that is not told and there is a choice."""
+    """Remarks on how channels without names were paired, where there was a choice."""
     return tuple(
         f"what is in the {step.source} channels of the image is not told, {source.name} reads {step.target}: "
         f"{_guessed(step)}; channels=(...) tells"

@@ -1,4 +1,4 @@
-"""Inputs: what the old module is given, made legal for the new one."""
+"""Input routes: the operations that make the old module's inputs legal for the new one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from autoadapt.errors import MatchError, Mismatch
 __all__ = ["CONVERSIONS", "Conversion", "Fit", "check_fit", "route_inputs", "too_short"]
 
 Fit: TypeAlias = Literal["pad", "resize"]
-"""How images of a size that the new module refuses become ones of a legal size."""
+"""How images of a size that the new module refuses are brought to a legal one: by zeros, or by interpolation."""
 
 CONVERSIONS: tuple[Conversion, ...] = ("layout", "channels", "size", "statistics")
 
@@ -38,14 +38,14 @@ def route_inputs(
 ) -> tuple[InputRoute, ...]:
     """Pair inputs by name, then by spec, and bring them to the layout, channels and sizes of the new module.
 
-    What the new module writes to and the old one did not is copied first, so that the caller's tensor stays as it is.
+    An input that the new module writes to and the old one did not is copied first, so that the caller's tensor stays.
 
     Args:
         source: Signature of the new module.
         target: Signature of the old module, whose inputs are given.
-        convert: What may be changed of an input.
-        fit: How sizes are made legal; None pads modules that are freed of their size where the old one
-            tells where its cells lie, and resizes for others.
+        convert: The conversions that are allowed.
+        fit: How sizes are made legal; None pads for modules that read images at their own size, if the old module's
+            outputs have centres, and else resizes.
 
     Raises:
         MatchError: An input of the new module has no counterpart, or one that cannot or may not be made to fit.
@@ -91,10 +91,10 @@ def _check_conversions(convert: Collection[Conversion]) -> None:
 
 
 def check_fit(fit: object) -> None:
-    """Refuse what is no way to make sizes legal.
+    """Refuse unknown values of `fit`.
 
     Raises:
-        MatchError: It is another value.
+        MatchError: It is one.
     """
     if fit not in ("pad", "resize", None):
         fault = Mismatch("fit", "'pad' or 'resize'", repr(fit), 'fit="resize"')
@@ -111,7 +111,7 @@ def _not_allowed(path: str, given: str, source: Signature, target: Signature, ki
 
 
 def _with_sizes(spec: TensorSpec, signature: Signature) -> str:
-    """A spec, and which sizes are legal where not all are."""
+    """A spec as text, with its legal sizes where not all are."""
     shown = []
     for name in (str(dim) for dim in spec.dims[1:] if dim.axes):
         sizes = signature.axes.get(name)
@@ -132,9 +132,9 @@ def _fitted(
     changes_values: bool,
     fit: Fit | None = None,
 ) -> tuple[Operation, ...] | Mismatch:
-    """The operations that make a given input one that the new module takes.
+    """The operations from a given input to one that the new module takes.
 
-    Channels and sizes are changed with the channels on axis 1, so that what lists them last is turned for that.
+    Channels and sizes are changed with channels on axis 1; inputs with channels last are permuted for that.
     """
     if (other := _other_dtype(path, spec, given)) is not None:
         return other
@@ -186,7 +186,7 @@ def _has_steps(given: TensorSpec, made: Iterable[TensorSpec]) -> bool:
 
 
 def _only(path: str, axis: int, wanted: Dim, legal: AxisSizes | None, spec: TensorSpec) -> Mismatch:
-    """That an axis takes one size alone, or few, and no layer can change that."""
+    """The mismatch of an axis that takes one size or few, which no operation can change."""
     example = f", such as in_chans={wanted}" if wanted.constant is not None else f", whatever {wanted} is"
     remedy = f"build the new module for these inputs{example}"
     found = f"{spec.dims[axis]} only" if legal is None else f"{spec.dims[axis]} {legal}"
@@ -194,7 +194,7 @@ def _only(path: str, axis: int, wanted: Dim, legal: AxisSizes | None, spec: Tens
 
 
 def _native(path: str, source: Signature) -> tuple[Native, ...]:
-    """That the new module is freed of the size that it was built for, at the image that this is about."""
+    """The operation `Native`, where the new module reads this image at its own size."""
     image = image_of(source.inputs)
     is_freed = source.native is not None and not source.native.refused and image is not None and image[0] == path
     return (Native(sizes=source.native),) if is_freed and source.native is not None else ()
@@ -203,7 +203,7 @@ def _native(path: str, source: Signature) -> tuple[Native, ...]:
 def _resized(
     reached: Sequence[Dim], given: Sequence[Dim], source: Signature, target: Signature, fit: Fit | None
 ) -> tuple[Operation, ...] | Mismatch:
-    """Sizes made legal: padded where that is asked for, or the module is freed of its size; else resized."""
+    """The operation that makes sizes legal: `Pad` or `Resize`, as `fit` says."""
     if list(reached) == list(given):
         return ()
     if not _pads(source, target, fit) or not any(dim.axes or fit for dim in reached):
@@ -217,7 +217,7 @@ def _resized(
 
 
 def _unfilled(made: Dim, have: Dim, sizes: Mapping[str, int]) -> Mismatch | None:
-    """What is against padding an axis: that larger images would be cut, or most of it would be zeros."""
+    """The mismatch where padding an axis is wrong, since larger images would be cut or half of it would be zeros."""
     if not made.axes and have.axes:
         found = f"{made} alone, which larger ones would be cut to"
         return Mismatch("fit", "a legal size for images of every size", found, 'fit="resize"')
@@ -228,14 +228,14 @@ def _unfilled(made: Dim, have: Dim, sizes: Mapping[str, int]) -> Mismatch | None
 
 
 def _pads(source: Signature, target: Signature, fit: Fit | None) -> bool:
-    """Whether images become larger by zeros, not by interpolation."""
+    """Whether images are padded, and not resized."""
     is_freed = source.native is not None and not source.native.refused
-    places = any(spec.centres for spec in target.outputs.leaves)  # else levels are stretched over what is padded too
+    places = any(spec.centres for spec in target.outputs.leaves)  # without centres, levels would include the padding
     return fit == "pad" or (fit is None and is_freed and places)
 
 
 def _other_dtype(path: str, spec: TensorSpec, given: TensorSpec) -> Mismatch | None:
-    """That numbers come in another precision than the new module takes; a mask is cast to what it takes."""
+    """The mismatch of a floating input in another precision than the new module takes; masks are cast instead."""
     if spec.dtype == given.dtype or not given.is_floating or spec.role == given.role == "mask":
         return None
     remedy = f"new.to({given.torch_dtype})  # or the old module and its inputs in {spec.torch_dtype}"
@@ -243,7 +243,7 @@ def _other_dtype(path: str, spec: TensorSpec, given: TensorSpec) -> Mismatch | N
 
 
 def _positions(dims: Sequence[Dim], given: Sequence[Dim]) -> tuple[int, ...]:
-    """For each axis of the new module's input where it stands in the given one: by name, by size, then in order."""
+    """For each axis of the new module's input its index in the given one: by name or size, then in order."""
     left = [str(dim) for dim in dims]
     right = [str(dim) for dim in given]
     found = {axis: right.index(name) for axis, name in enumerate(left) if name in right and left.count(name) == 1}
@@ -252,13 +252,13 @@ def _positions(dims: Sequence[Dim], given: Sequence[Dim]) -> tuple[int, ...]:
 
 
 def _channel_axis(dims: Sequence[Dim]) -> int:
-    """Where channels stand: the one axis of a fixed number, else the second."""
+    """The axis of channels: the only one of constant size, else the second."""
     fixed = [axis for axis, dim in enumerate(dims) if axis and dim.constant is not None]
     return fixed[0] if len(fixed) == 1 else 1
 
 
 def _turned(dims: Sequence[Dim], order: Sequence[int]) -> tuple[Rearrange, ...]:
-    """Axes in another order, named by what they list."""
+    """A permutation of axes in einops notation; none where the order stays."""
     if list(order) == sorted(order):
         return ()
     channel = _channel_axis(dims)
@@ -269,13 +269,13 @@ def _turned(dims: Sequence[Dim], order: Sequence[int]) -> tuple[Rearrange, ...]:
 
 
 def _paired_input(path: str, spec: TensorSpec, options: Mapping[str, TensorSpec], *, masks: bool) -> str | Mismatch:
-    """What of the old module's inputs serves one of the new one's: by name, by role, then by its sizes.
+    """The old module's input for one of the new module's: by name, by role, then by its sizes.
 
     Args:
-        path: Of the new module's input.
-        spec: The input.
-        options: What is left of the old module's inputs.
-        masks: Whether it is known which inputs of the new module are masks.
+        path: The path of the new module's input.
+        spec: The spec of that input.
+        options: The old module's inputs that are not used yet.
+        masks: Whether the masks of the new module are known.
     """
     alike = [other for other, found in options.items() if _same_kind(found, spec)]
     alike = [other for other in alike if len(options[other].dims) == len(spec.dims)] or alike
@@ -303,9 +303,9 @@ def _constants(spec: TensorSpec) -> tuple[int | None, ...]:
 
 
 def _legal(dim: Dim, given: Dim, source: Signature, target: Signature, *, pads: bool, grows: bool) -> Dim:
-    """The size to bring a given axis to, so that the new module takes it.
+    """The size to which to bring a given axis, so that the new module takes it.
 
-    What cannot grow, as tokens and waveforms cannot, stays as short as it is: if it is too short, the module says so.
+    Axes that cannot grow, as of tokens and waveforms, stay short; the new module raises where they are too short.
     """
     if dim.constant is not None:
         return dim
@@ -314,7 +314,7 @@ def _legal(dim: Dim, given: Dim, source: Signature, target: Signature, *, pads: 
         return given
     if "B" in given.axes:
         return given
-    if given.constant == 1 and str(dim) == "T" and sizes.step:  # one frame, as few times as will do
+    if given.constant == 1 and str(dim) == "T" and sizes.step:  # one frame, repeated as few times as possible
         least = _least("T", source)
         return Dim(least + (sizes.offset - least) % sizes.step)
     if given.constant is not None:
@@ -336,15 +336,15 @@ def _legal(dim: Dim, given: Dim, source: Signature, target: Signature, *, pads: 
 
 
 def too_short(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> dict[str, tuple[int, int]]:
-    """Axes along which the old module takes shorter inputs than the new one, where these cannot be made to grow.
+    """Axes along which the old module takes shorter inputs than the new one, and these cannot be made longer.
 
     Args:
         source: Signature of the new module.
-        target: Signature of the old one.
-        routes: Where the inputs of the new module come from.
+        target: Signature of the old module.
+        routes: The routes of the inputs.
 
     Returns:
-        For each of the old module's axes the smallest sizes of the old module and of the new one, which raises below.
+        For each such axis of the old module the smallest size of the old module and of the new one, which raises below.
     """
     found: dict[str, tuple[int, int]] = {}
     for route in routes:
@@ -359,10 +359,10 @@ def too_short(source: Signature, target: Signature, routes: Sequence[InputRoute]
 
 
 def _rounds_down(given: Dim, legal: AxisSizes, target: Signature, *, pads: bool) -> bool:
-    """Whether every output of the old module is at any size as at the next smaller legal one of the new module.
+    """Whether each output of the old module has the same dims at any size as at the next smaller legal one.
 
-    Then the levels of the smaller size have the wanted cells already. An image that is padded would be cut to that
-    size, so that no old cell may look beyond it.
+    The levels of the smaller size then have the wanted cells. `Pad` would cut an image to that size, so no old cell may
+    read beyond it.
     """
     sizes, axis = target.sizes(), next(iter(given.axes))
     dims = {dim for spec in target.outputs.leaves for dim in spec.dims if axis in dim.axes}
@@ -376,23 +376,23 @@ def _rounds_down(given: Dim, legal: AxisSizes, target: Signature, *, pads: bool)
 
 
 def _looks_beyond(dim: Dim, axis: str, size: int) -> bool:
-    """Whether the cells of an axis take more room than the image has, as those of padded convolutions do."""
+    """Whether the cells of an axis cover more than the image, as those of padded convolutions do."""
     more = 1024 * size
     cells = dim.evaluate({axis: size})
     return bool(cells * more > size * (dim.evaluate({axis: size + more}) - cells))
 
 
 def _smallest(axis: str, target: Signature) -> int:
-    """The smallest size that the old module is known to take, of either side of an image.
+    """The smallest size that the old module is known to take; of images the smaller of both sides.
 
-    Where none was seen to run, as in texts, it is that of the example.
+    Where none was seen to run, as for contracts in texts, it is the example's.
     """
     sides = [target.axes[side] for side in (("H", "W") if axis in ("H", "W") else (axis,)) if side in target.axes]
     return min(sizes.near(1) if sizes.smallest > 1 else sizes.example for sizes in sides)
 
 
 def _least(axis: str, source: Signature) -> int:
-    """The smallest size of an input axis at which no tensor is left without cells, up to the size of the example."""
+    """The smallest size of an input axis at which every tensor of the new module has cells; at most the example's."""
     sizes = source.sizes()
     if axis not in sizes:
         return 1

@@ -1,4 +1,4 @@
-"""Input statistics: what the old module's images are like, and what the new one expects of them."""
+"""Input statistics: converting the old module's images to the normalisation that the new one expects."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from autoadapt.errors import Mismatch, PlanError
 __all__ = ["ToldStatistics", "renormalized", "statistics_remarks", "with_statistics"]
 
 ToldStatistics: TypeAlias = Statistics | Mapping[Literal["old", "new"], Statistics]
-"""Of what the old module is given; or of each module, by `old` and `new`."""
+"""The statistics of the old module's images; or of each module's, by `old` and `new`."""
 
 _REMEDY = "input_statistics=aa.Statistics(mean=..., std=...)  # or {'old': ..., 'new': ...}"
 
 
 def with_statistics(source: Signature, target: Signature, told: ToldStatistics | None) -> tuple[Signature, Signature]:
-    """Both signatures with what the caller tells of their images.
+    """Both signatures with the statistics that the caller gives.
 
     Args:
         source: Signature of the new module.
         target: Signature of the old module.
-        told: What the caller knows better than what the modules tell, or they do not tell.
+        told: The caller's statistics, which replace those in the signatures.
 
     Raises:
-        PlanError: It is of another type, is for no single image, or tells of another number of channels.
+        PlanError: They are of another type or another number of channels, or the module does not take one image.
     """
     if told is None:
         return source, target
@@ -36,7 +36,7 @@ def with_statistics(source: Signature, target: Signature, told: ToldStatistics |
     if not is_right or not all(isinstance(one, Statistics) for one in by_side.values()):
         fault = Mismatch("input_statistics", "aa.Statistics, or a mapping of old and new to them", repr(told), _REMEDY)
         raise PlanError("these are no statistics of images", [fault])
-    image = target if target.inputs.leaves else source  # a contract may say nothing of its inputs
+    image = target if target.inputs.leaves else source  # a contract may have no inputs
     return _told(source, by_side.get("new"), source), _told(target, by_side.get("old"), image)
 
 
@@ -60,9 +60,9 @@ def _told(signature: Signature, statistics: Statistics | None, image: Signature)
 
 
 def renormalized(source: Signature, target: Signature) -> tuple[Renormalize, ...]:
-    """What makes images of the old module's statistics images of the new one's, with the channels of the old one.
+    """The operation that converts images, in the old module's channels, to the new one's statistics.
 
-    Nothing where either is unknown, where they agree, or where they cannot be brought together channel by channel.
+    None where either statistics are unknown, where they agree, or where channels cannot be paired.
     """
     given, wanted = target.statistics, expected_of(source, target) or source.statistics
     if given is None or wanted is None or not _is_possible(source, target):
@@ -72,7 +72,7 @@ def renormalized(source: Signature, target: Signature) -> tuple[Renormalize, ...
 
 
 def _is_possible(source: Signature, target: Signature) -> bool:
-    """Whether the channels of both images are the same ones, or all are treated alike."""
+    """Whether the channels of both images can be paired, or all have the same statistics."""
     given, wanted = target.statistics, source.statistics
     have, want = image_channels(target), image_channels(source)
     if given is None or wanted is None or have is None or want is None:
@@ -85,7 +85,7 @@ def _is_possible(source: Signature, target: Signature) -> bool:
 
 
 def statistics_remarks(source: Signature, target: Signature, convert: Collection[str]) -> tuple[str, ...]:
-    """What is to be known of images whose statistics are not compared, or not converted."""
+    """Remarks on images whose statistics are unknown, or not converted."""
     given, wanted = target.statistics, source.statistics
     if (given is None and wanted is None) or image_channels(source) is None or image_channels(target) is None:
         return ()

@@ -1,4 +1,4 @@
-"""Keeping: how much of the new module stands behind what is read of it."""
+"""Kept share: how much of the new module, in parameters and depth, the sources depend on."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["kept_share", "last_convolution", "remark_on_cut"]
 
 
 def kept_share(source: Signature, read: Collection[str]) -> Kept | None:
-    """How many parameters and how much depth stand behind what is read, of what stands behind all feature maps.
+    """The parameters and the depth behind the sources that are read, relative to those behind all feature maps.
 
-    All maps count, also those that are not worth taking: a last convolution, an auxiliary head. What makes vectors,
-    as a classifier behind its pooling does, counts neither as kept nor as cut. What lies deeper is cut where it depends
-    on a parameter that is not kept.
+    All maps count, also those that are no taps: a last convolution, an auxiliary head. Layers behind vectors, as of a
+    classifier after its pooling, count neither as kept nor as cut. A map counts as cut if it depends on a parameter
+    that no source depends on.
 
     Args:
-        source: Signature of the new module, with what its inner modules return.
+        source: Signature of the new module, with its inner outputs.
         read: Paths of the outputs and names of the taps that are read.
 
     Returns:
-        None where the capture does not tell what parameters stand behind a tensor.
+        The share; None where the capture did not trace dependencies.
     """
     behind = _behind(source)
     taken = [path for path in read if path in behind]
@@ -43,7 +43,7 @@ def kept_share(source: Signature, read: Collection[str]) -> Kept | None:
     return Kept(
         parameters=_size(source, kept),
         of=_size(source, every),
-        depth=min(max(reached, 0.0) / deepest, 1.0) if deepest > 0 else 1.0,  # of few points no depth can be told
+        depth=min(max(reached, 0.0) / deepest, 1.0) if deepest > 0 else 1.0,  # modules for few points have no depth
     )
 
 
@@ -52,7 +52,7 @@ def _is_map(spec: TensorSpec) -> bool:
 
 
 def _behind(source: Signature) -> dict[str, tuple[TensorSpec, int]]:
-    """Spec and parameters, as bits, of the outputs and of what inner modules return."""
+    """The spec of each output and inner output, and the parameters that it depends on as bits."""
     outputs = zip(source.outputs.items(), source.output_weights, strict=False)
     found = {path: (spec, int(weights, 16)) for (path, spec), weights in outputs if weights}
     return found | {one.name: (one.spec, one.behind) for one in source.inner if one.weights}
@@ -63,13 +63,13 @@ def _size(source: Signature, bits: int) -> int:
 
 
 def remark_on_cut(kept: Kept | None, source: Signature, target: Signature, blocks: Iterable[InnerOutput]) -> str:
-    """What is cut and how to take it, where less than half is kept although the contract is not that shallow.
+    """The remark that most parameters are cut, with the deepest tap as a remedy; empty for shallow contracts.
 
     Args:
-        kept: The share.
+        kept: The kept share.
         source: Signature of the new module.
         target: The contract.
-        blocks: The inner outputs that are worth taking.
+        blocks: The inner outputs that may be tapped.
     """
     maps = {path: spec.depth for path, spec in target.outputs.items() if factored(spec).strides and not spec.same_as}
     depths = list(maps.values())
@@ -87,15 +87,15 @@ def remark_on_cut(kept: Kept | None, source: Signature, target: Signature, block
 def last_convolution(
     source: Signature, target: Signature, blocks: Sequence[InnerOutput], last: Sequence[InnerOutput]
 ) -> list[InnerOutput]:
-    """The last map, where one map alone is wanted of a whole network, and blocks leave much of the parameters out.
+    """The last map, where the contract is the single map of a whole network, and no block has nearly all parameters.
 
-    In a pyramid the last level is the last block, as model zoos list it; EfficientNet and MobileNet have a convolution
-    behind it, and no level but the deepest is there to be told from.
+    In a pyramid the last level is the last block, as model zoos list it. EfficientNet and MobileNet have a convolution
+    behind it, which is right for a single map.
 
     Args:
         source: Signature of the new module.
         target: The contract.
-        blocks: The inner outputs that are worth taking.
+        blocks: The inner outputs that may be tapped.
         last: The last map of the new module, if it has any.
     """
     wanted = [spec for spec in target.outputs.leaves if factored(spec).strides and not spec.same_as]
@@ -107,11 +107,11 @@ def last_convolution(
 
 
 _LEAST = 0.95
-"""The share of the parameters before the global pooling that a map of a whole network keeps."""
+"""The least share of the parameters before the global pooling that the map of a whole network depends on."""
 
 
 def _is_dilated(target: Signature, maps: Collection[str]) -> bool:
-    """Whether a level is deeper by a stage than networks are that end at its stride."""
+    """Whether a level is an octave or more deeper than its stride alone says."""
     levels = {path: level for path in maps if (level := level_of(factored(target.outputs[path])))}
     return any(level.octaves >= _USUAL and level.extra >= 1 for level in levels_in_order(levels).values())
 

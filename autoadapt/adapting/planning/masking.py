@@ -1,4 +1,4 @@
-"""Masking: averages over tokens that leave out what a mask hides, and masks in the form that a module takes them."""
+"""Masking: chains that leave out hidden tokens, and masks in the form that the new module takes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ __all__ = [
 
 
 def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, path: str) -> tuple[Operation, ...]:
-    """The steps of a chain, whose averages along an axis with a mask of the old module leave out what it hides.
+    """The steps of a chain, changed for the masks of the old module.
 
-    So does what takes the last token.
-
-    Where the old output was zero at what is hidden, it is in the end; where it was the mask itself, for its own frames,
-    it is made of that.
+    Averages along a masked axis leave hidden tokens out, and the last token is the last that counts. Where the old
+    output was zero at hidden tokens, so is the result; where it was the mask itself, for its own frames, the result is
+    computed from the mask.
 
     Args:
-        steps: Of the chain.
-        spec: What they begin with.
+        steps: The chain.
+        spec: The spec of its source.
         target: Signature of the old module.
-        path: Of the old module's output.
+        path: The path of the old module's output.
     """
     for mask, told in _returned(target):
         if told.path == path:
@@ -53,7 +52,7 @@ def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, 
 
 
 def returned_masks(target: Signature) -> dict[str, str]:
-    """The outputs of the old module that are one of its masks for their own frames, and where that stands."""
+    """The outputs of the old module that are masks for their own frames, with the path of the input mask."""
     return {told.path: f"inputs.{mask.argument}" for mask, told in _returned(target)}
 
 
@@ -63,16 +62,16 @@ def _returned(target: Signature) -> list[tuple[Mask, Returned]]:
 
 
 def _axes_of(step: Averaging | Take, spec: TensorSpec) -> Sequence[int]:
-    """Along which axes a step averages or takes the last."""
+    """The axes over which a step averages, or from which it takes the last entry."""
     if isinstance(step, Take):
         return (step.axis,) if step.last else ()
     return step.axes if isinstance(step, Mean) else range(2, len(spec.dims))
 
 
 def counted_along(spec: TensorSpec, axes: Iterable[int], masks: Sequence[Mask]) -> Iterator[Counted]:
-    """What of an axis counts, by each mask that lies along it; tokens that are more than it knows stand in front.
+    """For each of some axes of a tensor, and each mask for its tokens, which of these count.
 
-    Samples stand on the first axis, or on the second behind tokens.
+    Additional tokens are taken to be in front. Samples are on the first axis, or on the second behind tokens.
     """
     for axis in axes:
         dim, samples = spec.dims[axis], spec.dims[int(axis == 0) : int(axis == 0) + 1]
@@ -85,7 +84,7 @@ def counted_along(spec: TensorSpec, axes: Iterable[int], masks: Sequence[Mask]) 
 
 
 def with_tokens_behind(route: Route) -> Route:
-    """The route from an output in which tokens that a mask does not know stand behind the others."""
+    """The route from an output in which additional tokens are behind those of the mask."""
     steps = [
         step.model_copy(update={"where": step.where.model_copy(update={"front": 0, "behind": step.where.front})})
         if isinstance(step, Averaging | Hide | Take) and step.where is not None
@@ -96,22 +95,22 @@ def with_tokens_behind(route: Route) -> Route:
 
 
 def masks_read(routes: Iterable[Route]) -> set[str]:
-    """The masks that adapters read."""
+    """The arguments of all masks that operations read."""
     steps = [step for route in routes for step in route.steps]
     read = {step.where.mask.argument for step in steps if isinstance(step, Averaging | Hide | Take) and step.where}
     return read | {step.given.argument for step in steps if isinstance(step, Remask)}
 
 
 def as_mask(path: str, given: str, source: Signature, target: Signature) -> tuple[Operation, ...] | Mismatch:
-    """The steps that make a mask of the old module one of the new one's, which may be of another form or meaning.
+    """The steps from a mask of the old module to one of the new one's, which may have another form or meaning.
 
-    One for each item is none that all items share.
+    A mask for each item cannot become one for all items.
 
     Args:
-        path: Among the inputs of the new module.
-        given: Among those of the old one.
+        path: The input of the new module.
+        given: The input of the old module.
         source: Signature of the new module.
-        target: Signature of the old one.
+        target: Signature of the old module.
     """
     known = {mask.argument: mask for mask in source.masks}
     wanted = {mask.argument: mask for mask in target.masks}
@@ -124,7 +123,7 @@ def as_mask(path: str, given: str, source: Signature, target: Signature) -> tupl
         return Mismatch(f"inputs.{path}", f"{have}, a mask for each item", f"{want}, one for all items", remedy)
     forms = [(mask.form, mask.counts, mask.shared, len(spec.dims)) for mask, spec in ((mine, have), (theirs, want))]
     alike = forms[0] == forms[1]
-    if mine.form == "lengths":  # numbers, or shares of all
+    if mine.form == "lengths":  # integers, or fractions
         alike = alike and have.is_floating == want.is_floating
     if alike and (have.dtype == want.dtype or not _is_optional(given, target)):
         return (Cast(dtype=want.dtype),) if have.dtype != want.dtype else ()
@@ -138,9 +137,9 @@ def _is_optional(name: str, signature: Signature) -> bool:
 
 
 def with_masks_told(target: Signature, source: Signature) -> Signature:
-    """A contract with masks that it has by name alone, as one that was written has them.
+    """A contract with masks that are known by their names alone, as in one that was written by hand.
 
-    Those are inputs that the new module takes for masks by the same name, and tables `[B, N]` that are called masks.
+    Those are inputs with the name of a mask of the new module, and `[B, N]` with a usual name for masks.
 
     Args:
         target: The contract.
@@ -157,7 +156,7 @@ def with_masks_told(target: Signature, source: Signature) -> Signature:
 
 
 def _told(path: str, spec: TensorSpec) -> Mask | None:
-    """A mask by its name."""
+    """The mask that an input is by its name and shape; else None."""
     counts = counts_by_name(path)
     is_table = len(spec.dims) == 2 and counts is not None
     return Mask(argument=path, axis=str(spec.dims[1]), counts=bool(counts)) if is_table else None

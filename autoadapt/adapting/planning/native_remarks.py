@@ -1,4 +1,4 @@
-"""Remarks on native sizes: what they cost, and what reading images at one size would do."""
+"""Remarks on native sizes: their cost, and that of resizing images instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["native_remarks"]
 
 
 def native_remarks(source: Signature) -> tuple[str, ...]:
-    """What is to be known of a module that was built for one size."""
+    """Remarks on a module that was built for one image size."""
     told = source.native
     if told is None:
         return ()

@@ -1,4 +1,4 @@
-"""Offsets: projections that have a weight alone, so that zeros stay zeros where a reader pads with them."""
+"""Offsets: projections without bias, so that zeros stay zeros where a reader pads with zeros."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["without_offsets"]
 
 
 def without_offsets(plan: Plan) -> Plan:
-    """The plan with projections that have no offset."""
+    """The plan with projections without bias."""
     return plan.model_copy(update={"routes": tuple(map(_bare, plan.routes))})
 
 

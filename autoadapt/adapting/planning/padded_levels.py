@@ -1,4 +1,4 @@
-"""Padded levels: zeros below and to the right of an image are left out only where it is known which cells they fill."""
+"""Padded levels: outputs that would include the padding of an image, since the places of their cells are not known."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["stretched_over_padding"]
 
 
 def stretched_over_padding(plan: Plan) -> list[Mismatch]:
-    """Outputs whose cells would be spread over the zeros too, one fault each.
+    """A mismatch for each output whose cells would be stretched over the padding too.
 
-    Cells of a padded image are read where those of the old module lie. Where either module does not tell that, there
-    is but a stretch, which ends where the zeros end, at another scale for every size of an image.
+    Cells of a padded image are resampled at the old module's centres. Where either module has no centres, they can only
+    be resized, which includes the padding and so depends on the size of each image.
     """
     pads = [step for route in plan.inputs for step in route.steps if isinstance(step, Pad)]
     padded = {axis for step in pads for dim in step.dims for axis in dim.axes}
@@ -21,7 +21,7 @@ def stretched_over_padding(plan: Plan) -> list[Mismatch]:
 
 
 def _spread(route: Route, plan: Plan) -> set[str]:
-    """The axes of the image along which a route stretches cells that one of the modules does not place."""
+    """The axes of the image along which a route resizes cells, and one of the modules has no centres."""
     stretched = {
         axis
         for step, spec in zip(route.steps, route.specs[1:], strict=False)

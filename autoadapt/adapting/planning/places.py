@@ -1,4 +1,4 @@
-"""Places: a projection that has a map of its own at each place, where a head reads all places of a map at once."""
+"""Places: a projection with a map of its own at each place, for heads that read all places of a small map at once."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MOST_PLACES = 16
 
 
 def by_places(route: Route, sizes: Mapping[str, int], axes: Mapping[str, AxisSizes]) -> Route:
-    """The route with a map for each place where there are 2 to 16 of them at every input size, else as it was.
+    """The route with a map for each place, where there are 2 to 16 places at every input size; else as it was.
 
-    All channels of all places become channels of one place, which a grouped convolution maps.
+    The channels of all places become channels of one place, to which a grouped convolution is applied.
 
     Args:
-        route: One projection or none stands in it.
-        sizes: Of the input axes, to count multiplications at.
-        axes: Which sizes are legal: an axis that may have but one makes constants.
+        route: A route with at most one projection.
+        sizes: Sizes of the input axes, to count multiply-adds.
+        axes: The legal sizes: dims of an axis of one size are constants.
 
     Example:
         >>> spec = TensorSpec(dtype="f32", dims=(Dim.axis("B"), Dim(8), Dim(4)))
@@ -51,7 +51,7 @@ def _constant(dim: Dim, known: Mapping[str, int]) -> Dim:
 
 @dataclass(frozen=True)
 class _Places:
-    """The axes of a tensor by name, in their order; `b` is the batch, `c` the channels."""
+    """A projection and the axes of its input by name, in their order: `b` the batch, `c` the channels, `xyz` places."""
 
     step: Project
     names: tuple[str, ...]
@@ -59,7 +59,7 @@ class _Places:
 
     @classmethod
     def of(cls, step: Operation, spec: TensorSpec) -> _Places | None:
-        """The places that a projection stands at; None where their number varies, or is one, or large."""
+        """The places of a projection; None where their number varies, is 1, or is large."""
         assert isinstance(step, Project), "asked of one"
         channels = 1 if step.form == "conv" else len(spec.dims) - 1
         others = [axis for axis in range(1, len(spec.dims)) if axis != channels]
@@ -72,7 +72,7 @@ class _Places:
 
     @property
     def steps(self) -> list[Operation]:
-        """All places become one, are mapped, and become places again."""
+        """The operations: places are merged into channels, mapped, and split again."""
         plain, merged = " ".join(self.names), f"b ({' '.join([*self.sizes, 'c'])}) 1"
         split = {name: Dim(size) for name, size in self.sizes.items()} | {"c": Dim(self.step.target)}
         mapped = self.step.model_copy(update={"form": "conv", "groups": prod(self.sizes.values())})

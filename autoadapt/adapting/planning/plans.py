@@ -1,4 +1,4 @@
-"""Plans: the operations that serve a contract, as data and as a table."""
+"""Plans: the chains that serve all outputs of a contract, as data and as a table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["CutCost", "InputRoute", "Kept", "Plan", "Route", "Tap", "one_sample"
 
 
 class InputRoute(MadeByHand):
-    """Where one input tensor of the new module comes from."""
+    """One input tensor of the new module: the old module's input from which it is made, and how."""
 
     source: str
     """Path among the new module's inputs."""
@@ -42,30 +42,31 @@ class Route(MadeByHand):
     """The chain that serves one output."""
 
     target: str
+    """Path of the old module's output."""
     source: str
-    """An output of the new module, or `inputs.<path>`."""
+    """An output of the new module, the name of a tap, or `inputs.<path>`."""
     steps: tuple[Operation, ...] = ()
     specs: tuple[TensorSpec, ...]
-    """What stands before the first step, and after each."""
+    """The specs before the first step, and after each."""
     parameters: int = 0
     multiply_adds: int = 0
-    """At the probed size, for one sample."""
+    """At the example, for one sample."""
     made_contiguous: bool = False
-    """Whether the result, which would be a permuted view, is copied into the order of its axes as the old one was."""
+    """Whether the result is made contiguous, since the old output was and this would be a permuted view."""
     octaves: float = 0.0
-    """How far resampling goes, in octaves of stride."""
+    """By how much the stride changes, in octaves."""
     others: tuple[str, ...] = ()
-    """What else would have served as well."""
+    """Other sources that would have served it."""
     remark: str = ""
     same_as: str = ""
-    """The output that is this very tensor; it is made there, and nothing is left to do here."""
+    """An earlier output that is the very same tensor, and is returned here again."""
 
     def with_steps(self, steps: Sequence[Operation], sizes: Mapping[str, int] | None = None) -> Route:
-        """The route by other steps from the same beginning, and what they cost.
+        """The route with other steps from the same source, and their cost.
 
         Args:
             steps: The chain.
-            sizes: Of the input axes, to count multiplications at; without any, none are counted.
+            sizes: Sizes of the input axes, to count multiply-adds; without them none are counted.
         """
         specs = specs_along(self.specs[0], steps)
         adds = [step.multiply_adds(spec, sizes) for step, spec in zip(steps, specs, strict=False)] if sizes else []
@@ -74,25 +75,28 @@ class Route(MadeByHand):
 
 
 class Tap(MadeByHand):
-    """An inner output of the new module that is taken."""
+    """An inner output of the new module that a route starts from."""
 
     module: str
+    """Path of the module; empty for the whole."""
     call: int = 0
+    """Which of its calls, from 0."""
     path: str = "output"
+    """Path within its output, or `inputs.0` for its first argument."""
     overwritten: bool = False
-    """Whether the rest of the new module writes over it, so that it is handed a copy; found when it is built."""
+    """Whether later modules write to it in place, so that they get a copy; found when the plan is built."""
 
 
 class CutCost(MadeByHand):
-    """What a module that no longer runs would cost."""
+    """The cost of a module that no longer runs."""
 
     parameters: int = 0
     multiply_adds: int = 0
-    """Of its convolutions and linear layers, at the probed size, for one sample."""
+    """Of its convolutions and linear layers, at the example, for one sample."""
 
 
 class Kept(MadeByHand):
-    """How much of the new module stands behind what is read of it.
+    """How much of the new module the sources of a plan depend on.
 
     Example:
         >>> print(Kept(parameters=683_072, of=11_176_512, depth=0.6))
@@ -100,14 +104,15 @@ class Kept(MadeByHand):
     """
 
     parameters: int
+    """Parameters on which the sources depend."""
     of: int
-    """Parameters behind all of its feature maps."""
+    """Parameters on which all of its feature maps depend."""
     depth: float
-    """Share of its depth that is reached; 1.0 is all."""
+    """The fraction of its depth that the sources reach."""
 
     @property
     def share(self) -> float:
-        """Of the parameters."""
+        """The fraction of the parameters."""
         return self.parameters / self.of if self.of else 1.0
 
     def __str__(self) -> str:
@@ -115,14 +120,14 @@ class Kept(MadeByHand):
 
 
 def _percent(share: float) -> str:
-    """Rounded, near the whole to a tenth, but to 100 only where all is there."""
+    """A fraction in per cent, from 95 on with a decimal, and 100 only for the whole."""
     if share < 0.95:
         return str(int(100 * share + 0.5))
     return "100" if share == 1 else f"{min(int(1000 * share + 0.5) / 10, 99.9):g}"
 
 
 class Plan(Shown, Dated, MadeByHand):
-    """How the new module is made to keep the old one's signature: data that can be read, edited, compared."""
+    """How the new module gets the old one's signature, as data that can be read, edited and compared."""
 
     made_by = "plan(capture(new, inputs, inner=True), capture(old, inputs))"
 
@@ -131,27 +136,27 @@ class Plan(Shown, Dated, MadeByHand):
     target: Signature
     inputs: tuple[InputRoute, ...]
     taps: dict[str, Tap] = Field(default_factory=dict)
-    """Inner outputs that are taken, by the name that routes call them."""
+    """Inner outputs that routes start from, by their name in routes."""
     cut: tuple[str, ...] = ()
-    """Modules that serve nothing that is read; `build` leaves out those it can."""
+    """Modules on which no source depends; `build` removes those that it can."""
     beside: tuple[str, ...] = Field(default=(), exclude_if=lambda beside: not beside)
-    """Those of them that run before the last tensor that is read is made: branches that leave the trunk."""
+    """Those of them that run before the last source is computed: side branches."""
     cut_costs: dict[str, CutCost] = Field(default_factory=dict)
-    """What each of them would cost."""
+    """The cost of each of them."""
     frozen: tuple[str, ...] = ()
-    """Parameters of the new module that reach no output that is read, so that they take no gradient; found when it is
-    built."""
+    """Parameters of the new module on which no output depends, and whose `requires_grad` is set to False; found when
+    the plan is built."""
     routes: tuple[Route, ...]
     remarks: tuple[str, ...] = ()
-    """What concerns more than one output."""
+    """Remarks on more than one output."""
     kept: Kept | None = Field(default=None, exclude_if=lambda kept: kept is None)
-    """How much of the new module serves the outputs, where its capture tells that."""
+    """How much of the new module the sources depend on, where the capture traced that."""
     cut_remark: str = Field(default="", exclude_if=lambda remark: not remark)
-    """What is cut and how it is taken, where that is more than half and the contract is not that shallow."""
+    """The remark that most parameters are cut, from `remark_on_cut`."""
 
     @model_validator(mode="after")
     def _printable(self) -> Plan:
-        """Names of modules are one printable line: they stand in tables, comments and code."""
+        """Names of modules must be one printable line, since they are put into tables, comments and code."""
         named = {f"taps.{name}": tap.module for name, tap in self.taps.items()} | {
             f"cut.{one}": one for one in self.cut
         }
@@ -166,7 +171,7 @@ class Plan(Shown, Dated, MadeByHand):
 
     @model_validator(mode="after")
     def _whole(self) -> Plan:
-        """There is a route for each output, in their order."""
+        """There must be a route for each output, in their order."""
         served, wanted = [route.target for route in self.routes], list(self.target.outputs.paths)
         if served != wanted:
             fault = Mismatch("routes", ", ".join(wanted)[:300], ", ".join(served)[:300], "aa.plan(new, old)")
@@ -180,12 +185,12 @@ class Plan(Shown, Dated, MadeByHand):
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of all generated layers at the probed size, for one sample."""
+        """Multiply-adds of all generated layers at the example, for one sample."""
         return sum(route.multiply_adds for route in self.routes)
 
     @property
     def saved(self) -> CutCost:
-        """Parameters and multiply-adds that no longer run."""
+        """The cost of all modules that no longer run."""
         costs = [self.cut_costs[module] for module in self.cut if module in self.cut_costs]
         return CutCost(
             parameters=sum(cost.parameters for cost in costs), multiply_adds=sum(cost.multiply_adds for cost in costs)
@@ -199,12 +204,12 @@ class Plan(Shown, Dated, MadeByHand):
 
     @property
     def coarse_steps(self) -> dict[str, int]:
-        """Input axes that are resized in coarse steps, by axis: what is traced holds within one step."""
+        """Input axes that are resized in coarse steps, with the step: a traced program is valid within one step."""
         resized = [step for route in self.inputs for step in route.steps if isinstance(step, (Resize, Pad))]
         return dict(found for step in resized for found in map(coarse_step, step.dims) if found)
 
     def gist(self) -> str:
-        """The plan in a few words."""
+        """The plan in one line."""
         count = len(self.target.outputs.leaves)
         outputs = f"{count} output{'s' if count != 1 else ''}"
         return f"{self.source.name} -> {outputs}, {human_count(self.parameters)} parameters"
@@ -229,7 +234,7 @@ class Plan(Shown, Dated, MadeByHand):
 
 
 def _remarks(routes: Sequence[Route]) -> dict[str, str]:
-    """Each remark once, with the outputs that it is about."""
+    """The outputs of each remark, as text, by remark."""
     about = dict[str, list[str]]()
     for route in routes:
         about.setdefault(route.remark, []).append(f"`{route.target}`")
@@ -238,7 +243,7 @@ def _remarks(routes: Sequence[Route]) -> dict[str, str]:
 
 
 def one_sample(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Sizes with a batch of one, for which costs are told.
+    """Sizes with a batch of one, for which costs are counted.
 
     Example:
         >>> one_sample({"B": 2, "H": 224})
@@ -267,7 +272,7 @@ def _input_rows(route: InputRoute, target: Signature) -> Iterable[tuple[str, ...
 
 
 def _input_lines(steps: Sequence[Operation]) -> list[str]:
-    """What is done to an input; each of two statistics takes a line of its own."""
+    """The steps of an input as lines; statistics before and after have a line each."""
     lines, is_open = list[str](), False
     for step in steps:
         if isinstance(step, Renormalize):
@@ -284,7 +289,7 @@ NARROWEST_CHAIN = 24
 
 
 def _route_rows(routes: Sequence[Route]) -> list[tuple[str, ...]]:
-    """Target, source, chain and parameters; a chain that is too long for the page goes on in the next row."""
+    """Rows of target, source, chain and parameters; a long chain continues in the next row."""
     targets = [f"{route.target} {route.specs[-1].in_short}" for route in routes]
     room = (
         page_width() - max(map(len, targets), default=0) - max((len(route.source) for route in routes), default=0) - 14
@@ -298,7 +303,7 @@ def _route_rows(routes: Sequence[Route]) -> list[tuple[str, ...]]:
 
 
 def _chain_texts(route: Route) -> list[str]:
-    """The steps of a route; a last resizing goes to the target's own size, which stands beside it, and so do tokens."""
+    """The texts of a route's steps; a last resizing without sizes, which are those of the target in the same row."""
     if route.same_as:
         return [f"is {route.same_as}"]
     shown = ["resize tokens" if isinstance(step, ResizeTokens) else str(step) for step in route.steps]
@@ -308,7 +313,7 @@ def _chain_texts(route: Route) -> list[str]:
 
 
 def _wrapped(steps: Sequence[str], room: int) -> list[str]:
-    """Steps set between dots, in lines of a width."""
+    """The steps joined by dots, in lines of at most `room` characters."""
     lines = [""]
     for step in steps:
         if lines[-1] and len(lines[-1]) + len(step) + 3 > room:

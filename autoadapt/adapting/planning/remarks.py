@@ -1,4 +1,4 @@
-"""Remarks: what to know of the inputs and of the values of a new module, in sentences."""
+"""Remarks: sentences in a plan about the inputs and the values of both modules."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["input_remarks", "size_remarks", "too_long", "value_remarks"]
 def input_remarks(
     source: Signature, target: Signature, routes: Sequence[InputRoute], masks: Collection[str]
 ) -> tuple[str, ...]:
-    """What to know of the inputs of the new module, in sentences.
+    """Remarks on inputs that are not read, or whose layout is not known.
 
     Args:
         source: Signature of the new module.
-        target: Signature of the old one.
-        routes: Where the inputs come from.
-        masks: What adapters read besides.
+        target: Signature of the old module.
+        routes: The routes of the inputs.
+        masks: The inputs that operations read as masks.
     """
     return *_unread(source, target, routes, masks), *_untold_layouts(source, target, routes)
 
 
 def size_remarks(source: Signature, target: Signature, short: Mapping[str, tuple[int, int]]) -> list[str]:
-    """Along which axes the new module takes no inputs as short or as long as the old one took."""
+    """Remarks on axes along which the new module takes no inputs as short or as long as the old one."""
     return [
         f"{source.name} takes {axis} from {least} on and raises below, {target.name} from {smallest} on"
         for axis, (smallest, least) in short.items()
@@ -36,7 +36,7 @@ def size_remarks(source: Signature, target: Signature, short: Mapping[str, tuple
 
 
 def too_long(source: Signature, target: Signature) -> dict[str, int]:
-    """Axes along which the old module takes longer inputs than the new one, and the largest size of that."""
+    """Axes along which the old module takes longer inputs than the new one, with the new one's largest size."""
     longer = {axis: sizes for axis, sizes in target.axes.items() if sizes.step and axis in source.axes}
     most = {axis: source.axes[axis].largest for axis in longer}
     return {
@@ -47,11 +47,7 @@ def too_long(source: Signature, target: Signature) -> dict[str, int]:
 
 
 def value_remarks(source: Signature, target: Signature) -> list[str]:
-    """That outputs of the new module are no numbers, for which its weights or the example are to blame, or are drawn.
-
-    Where the old one draws random numbers in eval mode, as with dropout that stays on, that is told as well, and where
-    one of them lets tokens depend on those behind them and the other does not.
-    """
+    """Remarks on NaN or infinity, on random outputs in eval mode, and on causal attention in one of both modules."""
     found, drawn = ", ".join(source.not_finite), ", ".join(source.drawn)
     said = [f"{source.name} returned NaN or infinity for the example ({found}), as the adapted one will"] * bool(found)
     said += [f"{source.name} is not deterministic: {_DRAWN} ({drawn}), as in the adapted one"] * bool(drawn)
@@ -75,7 +71,7 @@ _DRAWN = "random numbers that it draws in eval mode make other values in every r
 def _unread(
     source: Signature, target: Signature, routes: Sequence[InputRoute], masks: Collection[str]
 ) -> tuple[str, ...]:
-    """What of the old module's inputs the new one never gets, such as a mask, or gets under another name."""
+    """Remarks on inputs of the old module that the new one does not get, such as masks, or gets under another name."""
     read = {route.target for route in routes}
     late = [path for path in target.inputs.paths if path not in read and path in masks]
     lost = [path for path in target.inputs.paths if path not in read and path not in masks]
@@ -98,10 +94,7 @@ def _unread(
 
 
 def _untold_layouts(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> tuple[str, ...]:
-    """Inputs of which nothing tells whether they list points or channels first: both modules take any number of both.
-
-    Where an output follows the number of channels, they are not mixed, and it tells by its size.
-    """
+    """Remarks on inputs that may list points or channels first, since both modules take any number of both."""
     pairs = [(route, source.inputs[route.source], target.inputs[route.target]) for route in routes]
     return tuple(
         f"{source.name} and {target.name} take any number of points and of channels, so that nothing tells in which"
@@ -112,7 +105,7 @@ def _untold_layouts(source: Signature, target: Signature, routes: Sequence[Input
 
 
 def _any_number_of_channels(spec: TensorSpec, signature: Signature) -> bool:
-    """Whether an input of three axes may have any number of channels, and no output follows that."""
+    """Whether an input of three axes may have any number of channels, on which no output's size depends."""
     names = {str(dim) for dim in spec.dims if dim.axes}
     channels = {name for name in names if name[0] == "C"}
     followed = {axis for leaf in signature.outputs.leaves for dim in leaf.dims for axis in dim.axes}

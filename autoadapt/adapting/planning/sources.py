@@ -1,4 +1,4 @@
-"""Sources: what the new module offers, in terms of the old one's input axes."""
+"""Sources: the tensors of the new module that may serve a target, as functions of the old one's input axes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ __all__ = [
 def output_sources(
     source: Signature, target: Signature, routes: Sequence[InputRoute], *, again: bool = False
 ) -> list[Source]:
-    """The outputs of the new module in terms of the old one's input axes.
+    """The outputs of the new module as sources.
 
     Args:
         source: Signature of the new module.
-        target: Signature of the old one.
-        routes: Where its inputs come from.
-        again: Those that are inputs or earlier outputs once more, instead of those that are tensors of their own.
+        target: Signature of the old module.
+        routes: The routes of the inputs.
+        again: Only outputs that are the same tensor as an input or an earlier output, instead of all others.
     """
     axes, names, padded = _axes(source, target, routes)
     lost = eval_only_outputs(source)
@@ -48,7 +48,7 @@ def output_sources(
     heads = {_flat(inner.spec): inner.reads for inner in source.inner if inner.reads and not inner.output}
     for path, spec in source.outputs.items():
         if bool(spec.same_as) != again or any(dim.constant == 0 for dim in spec.dims):
-            continue  # an empty one, as segmentation_models_pytorch fills a level in, holds nothing
+            continue  # an empty tensor, which segmentation_models_pytorch returns for a missing level
         also = tuple(other for other, one in source.outputs.items() if one.same_as == path)
         parents = [parent for parent, _, last in (one.rpartition(".") for one in (path, *also)) if last.isdigit()]
         sequence = f"{parents[0]}." if parents else ""
@@ -70,7 +70,7 @@ def output_sources(
 
 
 def _flat(spec: TensorSpec) -> tuple[Dim, ...]:
-    """Its axes without those of one cell."""
+    """The dims without those of size 1."""
     return tuple(dim for dim in spec.dims if dim != 1)
 
 
@@ -82,14 +82,14 @@ def inner_sources(
     *,
     on_points: bool = False,
 ) -> list[Source]:
-    """What inner modules return, in terms of the old module's input axes; in the order in which they finish.
+    """Inner outputs as sources, in the order in which they finish.
 
     Args:
-        inner: Some of the outputs of inner modules.
+        inner: Some of the inner outputs.
         source: Signature of the new module.
-        target: Signature of the old one.
-        routes: Where its inputs come from.
-        on_points: Whether axes that list points are told from those that list channels.
+        target: Signature of the old module.
+        routes: The routes of the inputs.
+        on_points: Whether to mark the axes of points that real runs showed.
     """
     axes, names, padded = _axes(source, target, routes)
     known = source.outputs.paths
@@ -113,10 +113,10 @@ def _on_points(spec: TensorSpec) -> TensorSpec:
 
 
 def trunk_sources(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> dict[str, Source]:
-    """For outputs of the old module, what the trunk of the new one returns under the same name and on the same axes.
+    """For outputs of the old module, outputs of the new one's base model with the same name and axes.
 
-    A trunk is an inner module with more than half of the layers that runs once, such as the model that a classifier of
-    transformers wraps. What the whole returns under that name itself goes before it; "output" is no name.
+    The base model is an inner module with more than half of the layers that runs once, such as the one that a
+    classifier of transformers wraps. Not for names that the new module returns itself, nor for the name "output".
     """
     single = [one for one in source.inner if not one.parent and not one.is_read and one.call == 0]
     half = sum(output.layers for output in single) / 2
@@ -136,15 +136,15 @@ def trunk_sources(source: Signature, target: Signature, routes: Sequence[InputRo
 
 
 def not_among(inner: Iterable[InnerOutput], taken: Iterable[InnerOutput]) -> list[InnerOutput]:
-    """The inner outputs that are not taken already."""
+    """The inner outputs that are not among others."""
     known = {output.name for output in taken}
     return [output for output in inner if output.name not in known]
 
 
 def taps_of(chosen: Iterable[str], source: Signature) -> dict[str, Tap]:
-    """The inner outputs among the chosen sources, in the order in which they are made.
+    """The taps for the chosen sources, in the order in which they are computed.
 
-    If there are any, outputs of the whole are taken as taps too, and come last.
+    None if all sources are outputs; else outputs are tapped as well, and come last.
     """
     inner = {output.name: Tap(module=output.module, call=output.call, path=output.path) for output in source.inner}
     outputs = source.outputs.paths
@@ -157,15 +157,14 @@ def taps_of(chosen: Iterable[str], source: Signature) -> dict[str, Tap]:
 
 
 def cut_after(inner: Sequence[InnerOutput], taps: Mapping[str, Tap], read: Collection[str]) -> tuple[str, ...]:
-    """Modules that only serve what is not read, without those inside others of them.
+    """The outermost modules that only run after the last tensor that is read was computed.
 
-    All of their calls begin after the last tensor that is read was made, or with it: a layer of which only what it
-    reads is taken need not run itself.
+    A layer whose first argument is that tensor is among them, as it need not run itself.
 
     Args:
-        inner: What inner modules return.
-        taps: Inner outputs that are taken; where there are none, whole outputs are.
-        read: Paths of the taps or outputs that are read.
+        inner: The inner outputs.
+        taps: The taps; without any, outputs are read.
+        read: Names of the taps, or paths of the outputs, that are read.
     """
     if any(tap.module == "" for tap in taps.values()):
         return ()
@@ -181,17 +180,17 @@ def cut_after(inner: Sequence[InnerOutput], taps: Mapping[str, Tap], read: Colle
 
 
 def cut_beside(source: Signature, read: Collection[str], late: Collection[str]) -> tuple[str, ...]:
-    """Modules that run before the last tensor that is read is made, and of whose parameters none stands behind it.
+    """The outermost modules with parameters on none of which a tensor that is read depends, though they run before it.
 
-    Without those inside others of them, those that hold what is tapped, and those without parameters.
+    Modules that contain a tapped one are not among them.
 
     Args:
-        source: Signature of the new module, with what its inner modules return.
-        read: Paths of the taps or outputs that are read.
-        late: Modules that follow the last of these.
+        source: Signature of the new module, with its inner outputs.
+        read: Names of the taps, or paths of the outputs, that are read.
+        late: The modules from `cut_after`.
 
     Returns:
-        Nothing where the capture does not tell what parameters stand behind all that is read.
+        Their paths; none where the capture did not trace dependencies.
     """
     tapped = {output.module for output in source.inner if output.name in read}
     running = {module for tap in tapped for module in (tap, *_modules_above(tap))}
@@ -212,7 +211,7 @@ def _modules_above(path: str) -> Iterable[str]:
 
 
 def costs_of(modules: Iterable[str], inner: Sequence[InnerOutput], batch: int) -> dict[str, CutCost]:
-    """What modules cost while they run, for one sample of a batch."""
+    """The cost of some modules for one sample of a batch."""
     found = {}
     for module in modules:
         within = [output for output in inner if output.module == module or output.module.startswith(f"{module}.")]
@@ -225,10 +224,7 @@ def costs_of(modules: Iterable[str], inner: Sequence[InnerOutput], batch: int) -
 def _axes(
     source: Signature, target: Signature, routes: Sequence[InputRoute]
 ) -> tuple[dict[str, Dim], dict[str, str], set[str]]:
-    """For each input axis of the new module its size in the old one's terms, and the old one's axis it follows.
-
-    And those of them that are padded.
-    """
+    """The arguments `axes`, `names` and `padded` of `factored`, for tensors of the new module."""
     axes, names, padded = dict[str, Dim](), dict[str, str](), set[str]()
     have, wanted = dict(source.inputs.items()), dict(target.inputs.items())
     for route in routes:
@@ -245,12 +241,12 @@ def _axes(
 
 
 def source_axes(plan: Plan) -> dict[str, Dim]:
-    """The size of each input axis of the new module, in terms of the old one's."""
+    """The size of each input axis of the new module, as a function of the old one's."""
     return _axes(plan.source, plan.target, plan.inputs)[0]
 
 
 def translated(invariants: Iterable[Gathering], routes: Iterable[InputRoute]) -> list[Gathering]:
-    """Invariants of the new module with its inputs under the old one's names."""
+    """Invariants of the new module, with the old one's names for inputs."""
     names = {f"inputs.{route.source}": f"inputs.{route.target}" for route in routes}
     return [
         invariant.model_copy(update={"values": names.get(invariant.values, invariant.values)})

@@ -1,4 +1,4 @@
-"""States: what is to be known of those of recurrent layers, whose axes nothing but their number tells apart."""
+"""States: remarks on recurrent states, `[layers*directions, B, C]`, which are matched by their number alone."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["state_remarks"]
 
 
 def state_remarks(source: Signature, target: Signature, routes: Iterable[Route]) -> list[str]:
-    """Which states are made of the same one, or of what is none, and which are of other layers and directions.
+    """Remarks on states that share a source, are made from other tensors, or are of other layers and directions.
 
-    What a module returns under the name of an argument is given back to it at the next call.
+    An output with the name of an argument is taken for a state that is passed to the next call.
 
     Args:
         source: Signature of the new module.
-        target: Signature of the old one.
-        routes: What serves each output.
+        target: Signature of the old module.
+        routes: The routes of the outputs.
     """
     served, said = dict[str, list[str]](), _made_up(source, target, routes := list(routes))
     own = dict(source.outputs.items())
@@ -42,7 +42,7 @@ def state_remarks(source: Signature, target: Signature, routes: Iterable[Route])
 
 
 def _made_up(source: Signature, target: Signature, routes: Sequence[Route]) -> list[str]:
-    """What the old module takes back at the next call, and the new one neither returns nor takes."""
+    """Remarks on states that the old module takes as an argument, and the new one does not."""
     back = {one.name for one in target.parameters} - {one.name for one in source.parameters}
     made = dict[str, list[str]]()
     for route in routes:
@@ -57,7 +57,7 @@ def _made_up(source: Signature, target: Signature, routes: Sequence[Route]) -> l
 
 
 def _described(state: TensorSpec, signature: Signature) -> str:
-    """Layers and directions of a state, where the tokens beside it tell how many directions are joined in these."""
+    """The layers and directions of a state as text; the width of the module's tokens shows the number of directions."""
     count, width = state.dims[0].constant or 1, state.dims[2].constant or 1
     tokens = [
         one.dims[-1].constant or 0 for one in signature.outputs.leaves if len(one.dims) == 3 and not is_state(one)

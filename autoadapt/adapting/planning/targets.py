@@ -1,4 +1,4 @@
-"""Contracts: what of an old module's signature is to be served."""
+"""Targets: the contract, as the part of an old module's signature that is to be served."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["named_outputs", "served", "with_channels", "with_inputs", "within"]
 
 
 def with_inputs(target: Signature, source: Signature) -> Signature:
-    """A contract without inputs takes those of the new module; images of all sizes where its dims follow them.
+    """The contract, with the new module's inputs if it has none; images of all sizes if its dims depend on H and W.
 
     Raises:
-        MatchError: It names axes that these do not have.
+        MatchError: Its dims have axes that these inputs do not have.
     """
     if target.inputs.leaves:
         return target
@@ -26,7 +26,7 @@ def with_inputs(target: Signature, source: Signature) -> Signature:
 
 
 def _followed(target: Signature, source: Signature) -> dict[str, AxisSizes]:
-    """Sides of images that the new module holds to some sizes, and the contract's dims are written for all of."""
+    """Image axes on which the contract depends, as axes of any size, where the new module takes only some sizes."""
     image = image_of(source.inputs)
     if image is None:
         return {}
@@ -37,7 +37,7 @@ def _followed(target: Signature, source: Signature) -> dict[str, AxisSizes]:
 
 
 def _refuse_unknown_axes(target: Signature, source: Signature) -> None:
-    """Such as `N` for the batch, or `h` for the height: what is no axis of the inputs has no size."""
+    """Refuse axes that the inputs do not have, such as `N` for the batch or `h` for the height."""
     known = [name for name in source.axes if source.inputs.leaves]
     faults = []
     for path, spec in target.outputs.items():
@@ -48,7 +48,7 @@ def _refuse_unknown_axes(target: Signature, source: Signature) -> None:
         near = {axis: axis.upper() for axis in unknown if axis.upper() in known}
         near |= {"N": "B"} if "N" in unknown and str(spec.dims[0]) == "N" else {}
         changed = {axis: Dim.axis(name) for axis, name in near.items()}
-        meant = spec.with_dims([dim.substitute(changed) for dim in spec.dims])  # with all of them mended at once
+        meant = spec.with_dims([dim.substitute(changed) for dim in spec.dims])  # all of them at once
         expected = f"axes of the inputs: {', '.join(known)}"
         remedy = f'"{meant}"' if len(near) == len(unknown) else ""
         faults.append(Mismatch(path, expected, ", ".join(unknown), remedy))
@@ -57,7 +57,7 @@ def _refuse_unknown_axes(target: Signature, source: Signature) -> None:
 
 
 def with_channels(target: Signature, source: Signature) -> Signature:
-    """A contract that holds for any number of input channels, for the number of the example, if only that goes in."""
+    """The contract with the example's number of input channels, where it allows any and the new module only that."""
     free = {name: sizes.example for name, sizes in target.axes.items() if name.startswith("C")}
     if not free or any(name.startswith("C") for name in source.axes):
         return target
@@ -74,12 +74,12 @@ def with_channels(target: Signature, source: Signature) -> Signature:
 
 
 def within(target: Signature, least: Mapping[str, int], most: Mapping[str, int]) -> Signature:
-    """The contract for inputs that are long enough for the new module, and not too long.
+    """The contract, limited to inputs that are long and short enough for the new module.
 
     Args:
         target: The contract.
-        least: The smallest size of each axis along which the old module takes shorter ones.
-        most: The largest size of each along which it takes longer ones.
+        least: The new module's smallest size of each axis along which the old one takes shorter inputs.
+        most: The new module's largest size of each axis along which the old one takes longer inputs.
     """
     axes = {name: _from(axis, least[name]) if name in least else axis for name, axis in target.axes.items()}
     axes |= {name: axes[name].model_copy(update={"largest": size}) for name, size in most.items()}
@@ -108,10 +108,10 @@ def served(target: Signature, outputs: Sequence[str] | None) -> Signature:
 
 
 def _refuse_objects(target: Signature) -> None:
-    """Refuse contracts with objects that are neither containers nor tensors: none of them can be made anew.
+    """Refuse contracts with objects that are neither containers nor tensors, which cannot be rebuilt.
 
     Raises:
-        PlanError: With all of them, and the outputs that can be had without them.
+        PlanError: There are some; all of them are listed, and the remedy leaves them out.
     """
     remedy = f"outputs={list(target.outputs.paths)!r}  # if nobody reads the rest"
     faults = [
@@ -133,10 +133,10 @@ def _objects(tree: Tree, path: Path = ()) -> list[tuple[Path, str]]:
 
 
 def named_outputs(known: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The output paths that names stand for; a name stands for all that is under it.
+    """The output paths for some names; the name of a container stands for all outputs in it.
 
     Raises:
-        PlanError: A name stands for nothing.
+        PlanError: A name is unknown.
     """
     faults = [
         Mismatch(
@@ -158,7 +158,7 @@ def _under(name: str, path: str) -> bool:
 
 
 def _pruned(tree: Tree, keep: Iterable[bool]) -> Tree | None:
-    """The tree without the leaves that are not kept, nor containers that become empty."""
+    """The tree without leaves that are not kept and without containers that become empty; None if nothing is left."""
     flags = iter(keep)
     return _prune(tree, flags)
 
@@ -179,7 +179,7 @@ def _prune(tree: Tree, flags: Iterable[bool]) -> Tree | None:
                     "children": tuple(child for _, child in kept),
                 }
             )
-        case Opaque():  # no path names it, so nobody can have asked for it
+        case Opaque():  # it has no path, so nobody can have asked for it
             return None
         case _:
             return tree

@@ -1,4 +1,4 @@
-"""Train outputs: modules that return other tensors in train mode than in eval mode, as for auxiliary losses."""
+"""Train outputs: modules whose outputs in train mode differ from those in eval mode, as with auxiliary losses."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["eval_only_outputs", "steady_sources", "train_remarks"]
 
 
 def steady_sources(source: Signature, read: Collection[str]) -> dict[str, str]:
-    """Inner outputs to tap instead of outputs that stand elsewhere in train mode, by the path of the output.
+    """Inner outputs to tap instead of outputs that have another path in train mode, by the path of the output.
 
     Args:
-        source: Signature of the new module, with what inner modules return.
-        read: The outputs that are taken.
+        source: Signature of the new module, with its inner outputs.
+        read: The outputs that are read.
 
     Raises:
         PlanError: No inner module returns such an output.
@@ -33,12 +33,12 @@ def steady_sources(source: Signature, read: Collection[str]) -> dict[str, str]:
 
 
 def eval_only_outputs(source: Signature) -> list[str]:
-    """The outputs of the new module that nothing returns in train mode."""
+    """The outputs of the new module that do not exist in train mode."""
     return [path for path, maker in _makers(source).items() if not maker]
 
 
 def _makers(source: Signature) -> dict[str, str]:
-    """The outputs that stand elsewhere in train mode, and the inner output that each is in both; empty if none is."""
+    """The outputs that have another path in train mode, each with an inner output that is it in both modes, or `""`."""
     if source.train_outputs is None:
         return {}
     known = {
@@ -51,7 +51,7 @@ def _makers(source: Signature) -> dict[str, str]:
 
 
 def _steady(inner: InnerOutput, source: Signature) -> str:
-    """The module that returns this very tensor by itself; what the whole hands on as it is changes with the whole."""
+    """The name of an inner output that is the same tensor in both modes; empty if its path may change with the mode."""
     first = inner.same_as or inner.name
     alone = [one for one in source.inner if one.path == "output" and first in (one.name, one.same_as)]
     if alone:
@@ -60,12 +60,12 @@ def _steady(inner: InnerOutput, source: Signature) -> str:
 
 
 def _alike(spec: TensorSpec, in_train: TensorSpec) -> bool:
-    """Whether it can be the same tensor; sizes may differ, as with tokens that are dropped."""
+    """Whether both may be the same tensor; sizes may differ, as when tokens are dropped in training."""
     return len(in_train.dims) == len(spec.dims)
 
 
 def _same_places(tree: Tree, in_train: Tree, above: Path = ()) -> Iterator[str]:
-    """The paths at which both have a tensor, in containers alike; a mapping may have other keys beside them."""
+    """The paths at which both have a tensor, in equal containers; mappings may have other keys besides."""
     match tree, in_train:
         case Slot(), Slot():
             yield path_text(above)
@@ -79,7 +79,7 @@ def _same_places(tree: Tree, in_train: Tree, above: Path = ()) -> Iterator[str]:
 
 
 def _found(source: Signature) -> str:
-    """What comes out in train mode: the leaves that are others there, or all of them in another container."""
+    """The outputs in train mode as text: the leaves that differ, or all of them in another container."""
     assert source.train_outputs is not None, "asked for where they differ"
     found, in_train = dict(source.outputs.items()), dict(source.train_outputs.items())
     if describe(source.outputs.tree) != describe(source.train_outputs.tree):
@@ -91,14 +91,14 @@ def _found(source: Signature) -> str:
 
 
 def _differs(spec: TensorSpec | None, in_train: TensorSpec, *, sizes: bool) -> bool:
-    """Whether a leaf is another one in train mode, where its sizes are numbers and not functions of the input."""
+    """Whether a leaf differs in train mode, where its sizes are known at the example only."""
     if spec is None or spec.dtype != in_train.dtype:
         return True
     return spec.dims != in_train.dims if sizes else len(spec.dims) != len(in_train.dims)
 
 
 def _served(source: Signature) -> str:
-    """What becomes of outputs that the new module has in train mode alone."""
+    """What happens to train-mode outputs of the new module, as text."""
     assert source.train_outputs is not None, "asked for where they differ"
     if source.outputs.tree == source.train_outputs.tree:
         return "the contract is that of eval mode, and not kept in training"
@@ -106,7 +106,7 @@ def _served(source: Signature) -> str:
 
 
 def train_remarks(source: Signature, target: Signature) -> tuple[str, ...]:
-    """What is not served of the outputs that either module has in train mode alone, or that it raises there."""
+    """Remarks on outputs that either module has in train mode only, and on modules that raise there."""
     remarks = []
     if target.train_outputs is not None:
         remarks.append(

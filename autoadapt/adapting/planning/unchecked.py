@@ -1,4 +1,4 @@
-"""Unchecked: what the captures of both modules leave open, said in the plan."""
+"""Unchecked: remarks on what the captures of both modules did not check, and refusals of contradictions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["refuse_contradictions", "unchecked_remarks"]
 
 
 def unchecked_remarks(source: Signature, target: Signature, read: Collection[str]) -> list[str]:
-    """Sizes that were never checked at a size they were not found from, and modules that never ran for real.
+    """Remarks on dims without a held-out check, and on modules that never ran for real.
 
     Args:
         source: Signature of the new module.
-        target: The contract, with what is not served left out.
+        target: The contract, with only the outputs to serve.
         read: Paths of the outputs of the new module that are read.
     """
     return [*_of(source, read), *_of(target, target.outputs.paths)]
@@ -30,7 +30,7 @@ def _of(signature: Signature, paths: Collection[str]) -> list[str]:
 
 
 def _exchangeable(signature: Signature) -> Iterator[str]:
-    """Clips of which neither their shape nor their sizes tell whether frames or channels come first."""
+    """Remarks on clips with as many frames as channels, where the axis of frames is a guess."""
     times = signature.axes.get("T")
     for path, spec in signature.inputs.items():
         if times is not None and times.step == 0 and {*spec.dims[1:3]} == {Dim.axis("T"), Dim(times.example)}:
@@ -41,7 +41,7 @@ def _exchangeable(signature: Signature) -> Iterator[str]:
 
 
 def refuse_contradictions(source: Signature, target: Signature, outputs: Sequence[str] | None) -> None:
-    """Refuse modules that are no functions of their input; what the contract leaves out does not count."""
+    """Refuse modules with contradictions; those of outputs that are not served do not count."""
     kept = ["", *(target.outputs.paths if outputs is None else outputs)]
     found = [(source.name, one) for one in source.contradictions]
     found += [(target.name, one) for one in target.contradictions if one.path in kept]

@@ -1,4 +1,4 @@
-"""Unread tokens: what to ask for where nothing tells which cells of the image the tokens of blocks are."""
+"""Unread tokens: the error that asks for `grid=`, where the tokens of blocks could not be read as cells."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LISTED = "timm.create_model(..., features_only=True), which returns the levels t
 
 
 def ask_for_grids(source: Signature, taken: Mapping[str, Tap], pairs: Mapping[str, str]) -> None:
-    """Taps that were found although most blocks could not be read are a guess; the caller is asked instead.
+    """Refuse taps that the caller did not name if most blocks could not be read: they would be a guess.
 
     Raises:
-        MatchError: With what to fill in.
+        MatchError: There are some; the remedy is the argument `grid`.
     """
     guessed = [name for name, tap in taken.items() if tap.module and name not in pairs.values()]
     if source.unread_tokens and guessed:
@@ -25,7 +25,7 @@ def ask_for_grids(source: Signature, taken: Mapping[str, Tap], pairs: Mapping[st
 
 
 def ask_for_grid(source: Signature) -> MatchError:
-    """The fault that asks for the grid of tokens, or for the model that returns maps where it can be built so."""
+    """The error that asks for the grid of tokens, or for a model that returns its levels as maps."""
     unread = [output for output in source.inner if output.module in source.unread_tokens]
     listed = [output for output in unread if output.listed]
     output = listed[-1] if listed else next(one for one in unread if one.module == source.unread_tokens[-1])

@@ -1,4 +1,4 @@
-"""Verification: whether a module really keeps a signature, shown by running it."""
+"""Verification: checks that run a module and compare it with a signature."""
 
 from autoadapt.adapting.verification.results import Check, Verification
 from autoadapt.adapting.verification.verifying import verify, verify_step

@@ -1,4 +1,4 @@
-"""Aliases: outputs that must be the very tensor that stands in another place too."""
+"""Alias checks: outputs that must be the very same tensor as another output or an input."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["broken_aliases"]
 def broken_aliases(
     signature: Signature, outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor], at: str = ""
 ) -> list[Mismatch]:
-    """Outputs that are equal to another tensor at best, where the contract has the tensor itself in both places.
+    """Outputs that are not the very same tensor as another one, though the contract says so.
 
-    Whoever writes to one of them, or adds both to a loss, would see the difference.
+    Callers who write to one of them, or add both to a loss, would see the difference.
 
     Args:
         signature: The contract.
-        outputs: Tensors that a module returned, by path.
-        inputs: Tensors that it was called with, by path with `inputs.` before it.
-        at: What to add to each place, such as the sizes of the call.
+        outputs: The outputs of a module, by path.
+        inputs: The inputs, by path with `inputs.` before it.
+        at: A text to add to each place, such as the sizes of the call.
 
     Example:
         >>> twice = Signature.parse({"last": "f32[B]", "hidden": ["f32[B]", "f32[B] = last"]})

@@ -1,4 +1,4 @@
-"""What a caller asks to run at: sizes and batch sizes, refused where nothing would be run."""
+"""Asked sizes: checks of the arguments `sizes` and `batches` of `verify`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["checked_batches", "checked_sizes"]
 
 
 def checked_sizes(signature: Signature, sizes: object) -> list[dict[str, int]]:
-    """Sizes of input axes by name, one mapping for each run.
+    """The argument `sizes`: sizes of input axes by name, one mapping for each run.
 
     Raises:
-        VerificationError: They are no mappings, or name an axis or a size that the signature does not have.
+        VerificationError: They are no mappings, or have unknown axes or illegal sizes.
 
     Example:
         >>> from autoadapt.contracts.signature import Values
@@ -48,15 +48,15 @@ def _faults(axes: Mapping[str, AxisSizes], name: object, size: object) -> Iterat
 
 
 def _is_legal(axis: AxisSizes, size: Any) -> bool:
-    """Also below the smallest size that was seen to run."""
+    """Whether a size is legal; it may be below the smallest that was seen to run."""
     return is_whole(size, 1) and (size == axis.example if axis.step == 0 else size % axis.step == axis.offset)
 
 
 def checked_batches(batches: object) -> list[int]:
-    """Batch sizes.
+    """The argument `batches`: batch sizes.
 
     Raises:
-        VerificationError: They are no positive integers, or there is none.
+        VerificationError: They are no positive integers, or there are none.
     """
     numbers: list[Any] = list(batches) if isinstance(batches, Sequence) else [batches]
     positive = [str(one) for one in numbers if is_whole(one, 1)] or ["1", "3"]
