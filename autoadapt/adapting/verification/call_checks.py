@@ -1,4 +1,8 @@
-"""Checks of one call after another: the same answers, for every item alone, and nothing kept, shared or overwritten."""
+"""The check `calls`: repeated calls give equal outputs, items of a batch are independent, and no memory is kept.
+
+It consists of ten smaller checks, listed in `_KINDS`. Where one finds faults in an adapted module, the bare backbone is
+put through it as well, and faults that it shares are not those of the adapted module.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +31,12 @@ __all__ = ["calls"]
 
 
 def calls(session: Session) -> Findings:
-    """Call one copy again and again, in eval mode: with the same, other and reordered values, and in other contexts."""
+    """Call copies repeatedly in eval mode: with the same, other and reordered values, and under `inference_mode`."""
     found = {kind: faults for kind, run in _KINDS.items() if (faults := _caught(run, session))}
     excused = set[str]()
     if found and (bare := session.backbone()) is not None:
-        told = [kind for kind in found if kind not in _ITS_OWN]
-        excused = {kind for kind in told if any(_caught(_KINDS[kind], bare) for _ in range(TRIES))}
+        excusable = [kind for kind in found if kind not in _ITS_OWN]
+        excused = {kind for kind in excusable if any(_caught(_KINDS[kind], bare) for _ in range(TRIES))}
         for kind in excused & set(_HARMING):
             found[kind] = [replace(fault, found=f"{fault.found}; so does the bare backbone") for fault in found[kind]]
         excused -= set(_HARMING)
@@ -44,6 +48,7 @@ def calls(session: Session) -> Findings:
 
 
 def _caught(run: Callable[[Session], list[Mismatch]], session: Session) -> list[Mismatch]:
+    """The faults that a check finds; an exception that it raises is one of them."""
     try:
         return run(session)
     except AdaptError as error:
@@ -57,12 +62,12 @@ def _values(arguments: Arguments) -> list[torch.Tensor]:
 
 
 def _called(session: Session, module: nn.Module, arguments: Arguments) -> Leaves:
-    """The outputs of a call; the inputs are copied before, so that they stay what they are."""
+    """The outputs of a call with copies of the inputs, so that the inputs themselves are not written to."""
     return session.leaves(session.rebuilt([tensor.clone() for tensor in _values(arguments)]).call(module))
 
 
 def _repeated(session: Session) -> list[Mismatch]:
-    """The same inputs give the same outputs; what was returned stays as it was when the module is called again."""
+    """Check that equal inputs give equal outputs, and that a later call does not overwrite returned tensors."""
     module, arguments = session.copy(), session.arguments(session.small(B=2))
     first = _called(session, module, arguments)
     kept = {path: tensor.clone() for path, tensor in first.items()}
@@ -78,7 +83,7 @@ def _other(tensor: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def _with_other_values(session: Session, module: nn.Module, factor: float) -> list[Mismatch]:
-    """Containers and shapes that are others when the inputs are multiplied."""
+    """Containers and shapes that change when floating-point inputs are multiplied by a factor."""
     sizes = session.small(B=2)
     changed = session.rebuilt([_other(tensor, factor) for tensor in _values(session.arguments(sizes))])
     found = session.compare(changed, changed.call(module), sizes)
@@ -86,27 +91,27 @@ def _with_other_values(session: Session, module: nn.Module, factor: float) -> li
 
 
 def _other_values(session: Session) -> list[Mismatch]:
-    """The containers and shapes do not depend on values; those of another sign are asked for between equal calls."""
+    """Check that containers and shapes do not depend on values; the factor -1 is tried in `_repeated`."""
     faults = list[Mismatch]()
     for factor in (8.0, 0.0):
-        with contextlib.suppress(Exception):  # some refuse values that are no picture's
+        with contextlib.suppress(Exception):  # some modules refuse values that no image has
             faults += _with_other_values(session, session.shared, factor)
     return faults
 
 
 def _numbers(session: Session) -> list[Mismatch]:
-    """No output is NaN."""
+    """Check that no output holds NaN or infinity."""
     return no_numbers(session, session.small_call[2])
 
 
 def _unwritten_inputs(session: Session) -> list[Mismatch]:
-    """The inputs are as they were."""
+    """Check that the call did not write to its inputs."""
     before, after, _ = session.small_call
     return written_inputs(session.signature, before, after)
 
 
 def _writable_outputs(session: Session) -> list[Mismatch]:
-    """Every value has a place of its own, so that a caller can write to it; rows stand where the contract has them."""
+    """Check that outputs can be written to in place, and are contiguous where the contract's are."""
     leaves = session.small_call[2]
     return _expanded(leaves) or [
         Mismatch(path, "contiguous memory, as the old module's", f"strides {leaves[path].stride()}", ".contiguous()")
@@ -116,6 +121,7 @@ def _writable_outputs(session: Session) -> list[Mismatch]:
 
 
 def _expanded(leaves: Leaves, where: str = "") -> list[Mismatch]:
+    """Outputs of `Tensor.expand`, of which several entries share one place in memory."""
     return [
         Mismatch(
             path + where, "a place for each value", f"an expanded tensor of strides {tensor.stride()}", ".contiguous()"
@@ -126,7 +132,7 @@ def _expanded(leaves: Leaves, where: str = "") -> list[Mismatch]:
 
 
 def _items_alone(session: Session) -> list[Mismatch]:
-    """The items of a batch do not see one another: each is the same in the next place, after another item."""
+    """Check that items of a batch do not affect one another: moved by one place, they keep their outputs."""
     sizes = session.small(B=3)
     if sizes.get("B") != 3:
         return []
@@ -152,7 +158,7 @@ def _batch_axis(dims: tuple[Any, ...]) -> int | None:
 
 
 def _moved(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
-    """Each item in the next place, and the last one first, brighter than it was: every place has another item."""
+    """A batch moved by one place; the last item becomes the first, multiplied by -3, so that every place changes."""
     if axis is None:
         return tensor
     *others, last = tensor.unbind(axis)
@@ -160,7 +166,7 @@ def _moved(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
 
 
 def _inference(session: Session) -> list[Mismatch]:
-    """Runs under `inference_mode`, with the same outputs, and can be trained on afterwards."""
+    """Check that outputs under `inference_mode` are the same, and that a backward pass works afterwards."""
     module, sizes = session.copy(), session.small(B=2)
     arguments, expected = session.arguments(sizes), session.small_call[2]
     with torch.inference_mode():
@@ -183,7 +189,7 @@ def _inference(session: Session) -> list[Mismatch]:
 
 
 def _one_item(session: Session) -> list[Mismatch]:
-    """An item alone has the values that it has in a batch, and outputs that can be written to."""
+    """Check that an item alone has the outputs that it has in a batch, and that they can be written to in place."""
     if session.small(B=1).get("B") != 1 or session.small(B=2).get("B") != 2:
         return []
     before, _, expected = session.small_call
@@ -206,17 +212,18 @@ def _first_item(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
 
 
 def _settings(session: Session) -> list[Mismatch]:
-    """What torch keeps for the whole process is as it was after the call whose outputs other checks look at."""
+    """Check that a call leaves torch's global settings unchanged; its outputs are kept for the other checks."""
     vars(session).pop("small_call", None)
     return changed_settings(lambda: session.small_call)
 
 
 class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch annotates it in part
-    """Weak references to the memory of every tensor that is made while it is active."""
+    """While active, collects weak references to the storage of every tensor that an operation returns."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: dict[int, StorageWeakRef] = {}
+        """By the address of the storage object."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -229,7 +236,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch an
         return returned
 
     def living(self) -> set[int]:
-        """Those that something still refers to."""
+        """The addresses of storages that something still refers to."""
         return {number for number, ref in self.seen.items() if not ref.expired()}  # type: ignore[no-untyped-call]
 
 
@@ -238,7 +245,7 @@ def _memory_of(tensor: torch.Tensor) -> StorageWeakRef:
 
 
 def _kept_memory(session: Session) -> list[Mismatch]:
-    """Later calls keep no more than earlier ones, in the module, elsewhere, or of what they returned."""
+    """Check that later calls keep no more memory alive than earlier ones, in the module, elsewhere, or as outputs."""
     module, arguments = session.copy(), session.arguments(session.small(B=1))
     counts, made, outputs = list[int](), list[_Storages](), set[int]()
     for _ in range(3):
@@ -261,13 +268,13 @@ def _kept_memory(session: Session) -> list[Mismatch]:
 
 
 def _of_later_calls(made: list[_Storages]) -> list[set[int]]:
-    """The memory that the second call has left and that the third has left, without what another one has as well."""
+    """The storages that only the second of three calls has left alive, and those that only the third has."""
     living = [one.living() for one in made]
     return [living[1] - living[0] - living[2], living[2] - living[0] - living[1]]
 
 
 def _held(module: nn.Module) -> int:
-    """How many things the attributes of a module hold, in containers of containers."""
+    """How many objects the attributes of a module hold, also in nested containers."""
     return sum(1 for name, value in vars(module).items() if not name.startswith("_modules") for _ in _inside(value, 4))
 
 
@@ -299,8 +306,8 @@ _CLAIMS = {
     "stateless": ("equal values",),
     "samples independent": ("items alone", "one item"),
 }
-"""What is said where none of these kinds is the bare backbone's fault."""
+"""What the report claims, by the kinds that must not fail for the bare backbone."""
 _HARMING = ("settings of torch", "memory")
-"""What harms the program around a module: the bare backbone is blamed for it, and nobody excused."""
+"""Kinds that stay faults even if the bare backbone has them too, since they harm the program around the module."""
 _ITS_OWN = ("unchanged inputs", "numbers")
-"""What an adapted module keeps from its caller, or says, even where the backbone alone is to blame."""
+"""Kinds for which the bare backbone is not tried: an adapted module must not have them whatever the backbone does."""

@@ -1,4 +1,8 @@
-"""Centres: whether adapters put cells where those of the contract lie, shown by ramps of positions."""
+"""Centres: whether the cells of adapted maps lie where those of the contract lie, in pixels of the input.
+
+The backbone is replaced by a module whose outputs hold, at each cell, that cell's position along one input axis. After
+the adapters, outputs hold the positions of the adapted cells, which are compared with those of the contract.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +26,23 @@ __all__ = ["known_axes", "misplaced_cells", "telling_sizes"]
 
 
 def known_axes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) -> dict[str, list[str]]:
-    """Input axes along which both sides of a route tell where cells lie, with the targets of these routes.
+    """Input axes along which cell positions are known at both ends of a route, with the targets of these routes.
 
     Args:
         plan: What the module was built from.
         signature: The contract.
-        sizes: Sizes of the input axes; an axis of which the new module reads another size tells nothing.
+        sizes: Sizes of the input axes; an axis of which the new module reads another size is left out.
+
+    Returns:
+        Names of output leaves, by the name of the input axis.
     """
     read = {axis: size.evaluate(sizes) for axis, size in source_axes(plan).items()}
     found: dict[str, list[str]] = {}
     for route in plan.routes:
         if route.same_as or {route.specs[0].order, signature.outputs[route.target].order} != {("rows", 0)}:
-            continue  # what another output is, or tokens in another order
+            continue  # the same tensor as another output, or tokens in another order than row by row
         if any(isinstance(step, Restore) for step in route.steps):
-            continue  # positions do not pass it
+            continue  # it changes values, such as by softmax, and so the positions
         followed = {axis for dim in route.specs[0].dims for axis in dim.axes}
         have = followed & {one.axis for one in route.specs[0].centres}
         for one in signature.outputs[route.target].centres:
@@ -45,9 +52,11 @@ def known_axes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) -> di
 
 
 def telling_sizes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) -> list[dict[str, int]]:
-    """Sizes at which to look: those given, and where the new module has most and fewest cells beside the contract.
+    """Sizes at which to compare positions: the given ones, and those where rounding differs most from the contract.
 
-    These are the next legal ones at which roundings differ, so that a stretch shows that is none at the given sizes.
+    Along each axis, among the sizes within one step of the coarser grid, these are the two at which the new module's
+    cells reach farthest beyond those of the contract and fall shortest of them. A map that is wrongly stretched shows
+    there even if both modules have equally many cells at the given sizes.
 
     Args:
         plan: What the module was built from.
@@ -70,7 +79,7 @@ def telling_sizes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) ->
 
 
 def _sides(spec: TensorSpec, axis: str) -> tuple[Dim, float]:
-    """How many cells stand along an input axis, and how far they are apart."""
+    """The number of cells along an input axis, as a formula, and their distance in pixels."""
     factors = (factor for dim in spec.dims for factor in leading_and_product(dim)[1])
     step = next(one.step for one in spec.centres if one.axis == axis)
     return next(factor for factor in factors if factor.axes == {axis}), step
@@ -81,18 +90,18 @@ def misplaced_cells(
 ) -> tuple[list[Mismatch], float]:
     """Cells that lie more than half a step from where the contract has them.
 
-    The backbone is replaced by one that returns the positions of its own cells, and projections by means; what comes
-    out then are the positions of the cells that are made. Those outside of what the backbone sees count from there.
+    Projections are replaced by means over channels, which keep positions. Where the contract has cells beyond the
+    outermost ones of the backbone, the distance is measured from these.
 
     Args:
-        net: A copy of the adapted module; it is changed.
+        net: A copy of the adapted module; its backbone and projections are replaced.
         plan: What it was built from.
         signature: The contract.
         arguments: Inputs at the sizes.
         sizes: The size of every input axis.
 
     Returns:
-        The faults, and how far cells are away at most, in cells of the input.
+        The faults, and the largest distance of a cell, in pixels of the input.
     """
     _average(net.get_submodule("adapters"))
     sources, faults, furthest = {route.target: route.specs[0] for route in plan.routes}, list[Mismatch](), 0.0
@@ -102,7 +111,7 @@ def misplaced_cells(
         for target in targets:
             spec = signature.outputs[target]
             seen = _positions(sources[target], axis, sizes).real
-            seen = seen[~seen.isnan()]  # leading tokens lie nowhere
+            seen = seen[~seen.isnan()]  # leading tokens have no position
             wanted = _positions(spec, axis, sizes).real.clamp(float(seen.min()), float(seen.max()))
             away = float((outputs[target].detach() - wanted).abs().nan_to_num(0).max())
             furthest = max(furthest, away)
@@ -114,10 +123,11 @@ def misplaced_cells(
 
 
 _ROUNDING = 1e-4
+"""Rounding error of positions that is let pass, as a part of the size of the axis."""
 
 
 class _Positions(nn.Module):
-    """Returns, for each source of a plan, the positions of its cells along one input axis."""
+    """In place of a backbone: its outputs hold the positions of their cells along one input axis."""
 
     def __init__(self, plan: Plan, axis: str, sizes: Mapping[str, int]) -> None:
         super().__init__()
@@ -132,7 +142,12 @@ class _Positions(nn.Module):
 
 
 def _readable(tree: Tree, tensors: Iterator[torch.Tensor]) -> Any:
-    """Values that are read like those of a tree; their classes need not be able to make them."""
+    """Tensors in containers whose members are read as in a tree; classes become namespaces, since some cannot be made.
+
+    Args:
+        tree: The containers.
+        tensors: One for each slot, in order; they are used up.
+    """
     match tree:
         case Slot():
             return next(tensors)
@@ -144,7 +159,10 @@ def _readable(tree: Tree, tensors: Iterator[torch.Tensor]) -> Any:
 
 
 def _positions(spec: TensorSpec, axis: str, sizes: Mapping[str, int]) -> torch.Tensor:
-    """A tensor of a spec whose values say where along an input axis its cells lie; 0 where that is not known."""
+    """A tensor of a spec whose values are the positions of its cells along an input axis, in pixels of the input.
+
+    Zeros where the positions are not known; NaN for leading tokens.
+    """
     shape = spec.shape(sizes)
     centres = next((one for one in spec.centres if one.axis == axis), None)
     for place, dim in enumerate(spec.dims):
@@ -160,7 +178,7 @@ def _positions(spec: TensorSpec, axis: str, sizes: Mapping[str, int]) -> torch.T
 
 
 def _average(adapters: nn.Module) -> None:
-    """Put means of channels in the place of projections, whose weights may be computed from others."""
+    """Replace projections, whose weights may be computed from others, by means over their input channels."""
     for module in list(adapters.modules()):
         for name, layer in module.named_children():
             if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):

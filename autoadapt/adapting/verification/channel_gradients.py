@@ -1,4 +1,7 @@
-"""Channels without a gradient: where an output learns in part, and no sum over it shows that."""
+"""Channels without a gradient: those of an output that are detached, while others of the same output are not.
+
+The gradient of a sum over the whole output does not show this, since the other channels have one.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,19 @@ __all__ = ["cut_channels"]
 
 
 def cut_channels(session: Session, *, train: bool) -> list[Mismatch]:
-    """Channels whose values follow the input and that no gradient leaves.
+    """Channels whose values depend on the input though no gradient passes through them.
 
-    Nothing where the module has an operation that can be differentiated once only, as custom kernels.
+    Nothing where the module has an operation that cannot be differentiated twice, such as some custom kernels.
 
     Args:
-        session: The module.
-        train: In train mode, else in eval mode.
+        session: The verification of the module.
+        train: Run in train mode, else in eval mode.
     """
     copied, arguments = session.copy(), session.arguments(session.small(B=2), requires_grad=True)
     copied.train(train)
     given = flatten(arguments.values)[1]
     try:
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the others are differentiated once only
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the other backends cannot be differentiated twice
             leaves = session.leaves(session.rebuilt([one.clone() for one in given]).call(copied))
             targets = [one for one in (*given, *copied.parameters()) if one.requires_grad]
             changes = _changes({path: one for path, one in leaves.items() if one.requires_grad}, targets)
@@ -48,8 +51,14 @@ def cut_channels(session: Session, *, train: bool) -> list[Mismatch]:
 
 
 def _changes(outputs: Mapping[str, torch.Tensor], targets: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """How each value changes with a step of all targets at once, as far as gradients know: the product of the Jacobian
-    with that step, by going back twice (Townsend, A new trick for calculating Jacobian vector products, 2017).
+    """The change of each output with a random step of all targets at once, according to autograd.
+
+    It is the product of the Jacobian with that step, by two backward passes (Townsend, A new trick for calculating
+    Jacobian vector products, 2017).
+
+    Args:
+        outputs: By path; all require gradients.
+        targets: Inputs and parameters.
     """
     weights = [torch.zeros_like(output, requires_grad=True) for output in outputs.values()]
     gradients = torch.autograd.grad([*outputs.values()], targets, weights, create_graph=True, allow_unused=True)
@@ -63,7 +72,19 @@ def _changes(outputs: Mapping[str, torch.Tensor], targets: list[torch.Tensor]) -
 def _still(
     session: Session, path: str, values: torch.Tensor, change: torch.Tensor
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Of each axis of channels which do not change, though their values vary: a constant, as of ReLU, may well be."""
+    """For each axis of fixed size, which of its channels do not change though their values vary.
+
+    Channels of one value, such as the zeros of ReLU, may rightly have no gradient, and are none of them.
+
+    Args:
+        session: The verification of the module.
+        path: The output.
+        values: What it was.
+        change: Of the same shape; how the values change, by `_changes`.
+
+    Yields:
+        The axis and a mask over its channels, [C].
+    """
     spec: TensorSpec = dict(session.signature.outputs.items())[path]
     if not spec.is_floating or spec.role != "feature":
         return
@@ -75,12 +96,12 @@ def _still(
 
 
 def _along(values: torch.Tensor, axis: int) -> torch.Tensor:
-    """The largest of each channel, without signs."""
+    """The largest absolute value of each channel, [C]."""
     return values.movedim(axis, 0).flatten(1).abs().amax(1)
 
 
 def _elsewhere(session: Session, copied: nn.Module, given: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The outputs of other values: what is the same there, as a grid of coordinates, follows no input."""
+    """The outputs for other inputs: channels that are equal there, such as coordinate grids, depend on no input."""
     with torch.no_grad():
         other = [one.detach().flip(0) * -0.5 if one.is_floating_point() else one for one in given]
         return session.leaves(session.rebuilt(other).call(copied))

@@ -1,4 +1,4 @@
-"""Checks: each runs a module in one way and says what it found; listed in the order of the report."""
+"""The list of all checks, by the names that they have in the report, in its order."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ CHECKS: Mapping[str, Callable[[Session], Findings]] = {
     "checkpointing": checkpointing,
 }
 MASK_CHECKS: Mapping[str, Callable[[Session], Findings]] = {"masks": masks_hide}
-"""Those of modules that have masks."""
+"""Further checks, of modules whose contract has masks."""
 THOROUGH_CHECKS: Mapping[str, Callable[[Session], Findings]] = {
     "compile": compiled,
     "export": exported,
 }
+"""Checks that run with `verify(..., thorough=True)`, in a process of their own."""
 WITHOUT_VALUES = frozenset({"signature", "plan", "sizes"})
-"""Those that say something of a module on the meta device."""
+"""Checks that also work for a module on the meta device."""

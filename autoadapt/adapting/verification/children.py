@@ -1,7 +1,11 @@
-"""Children: checks in a process of their own, which may never end, take all memory or be killed at no other's cost.
+"""Children: thorough checks in a process of their own, which may hang, run out of memory or crash without harm.
 
-The child gets the module pickled, in a file of a folder that only this user can read. It is no fork, which would have
-the caller's threads and locks, and imports no script of the caller's, which might not be made to run twice.
+The child gets the module pickled, in a file of a folder that only this user can read. It is started anew rather than
+forked, since a fork would share the caller's threads and locks; and unlike `multiprocessing` it does not import the
+caller's main script, which need not be safe to run twice.
+
+The child prints one line per event: `?name` as a check begins, the row of the check as JSON as it ends, and `!reason`
+if the module could not be loaded.
 """
 
 from __future__ import annotations
@@ -40,11 +44,11 @@ _PROGRAM = (
     "from autoadapt.adapting.verification.children import answer; answer(asked)"
 )
 _MOST_START = 120
-"""Seconds that a child may take to import what the module is made of."""
+"""Seconds that a child may take to start and import what the module needs."""
 _TELL_EVERY = 10
-"""Seconds between two words of progress."""
+"""Seconds between two messages of progress."""
 _ENDED_BY_CLOCK = "Timeout ("
-"""What `faulthandler` writes first when it ends a process."""
+"""How the traceback begins that `faulthandler` writes when it ends a process after its time."""
 _NO_MEMORY = re.compile(r"MemoryError|bad_alloc|[Cc]an(no|')t allocate memory")
 
 
@@ -55,17 +59,17 @@ class UnstartedError(Exception):
 def in_children(
     asked: Mapping[str, Any], names: Sequence[str], *, seconds: float, memory: int, tell: Tell
 ) -> Iterator[Check]:
-    """Run checks one after another in a child; another child takes over behind one that ended it.
+    """Run checks one after another in a child process; after one that ends it, a new child runs the rest.
 
     Args:
         asked: The arguments of a `Session`.
-        names: Of thorough checks.
+        names: The thorough checks to run.
         seconds: How long each may take.
-        memory: Bytes that the child may allocate for them beyond the module. Linux alone counts them.
-        tell: Of the progress.
+        memory: Bytes that the child may allocate beyond the module. The limit works on Linux alone.
+        tell: Called with messages of progress.
 
     Yields:
-        A row for each check, in their order.
+        The row of each check, in the order of `names`.
 
     Raises:
         UnstartedError: The module cannot be pickled, or not loaded in another process.
@@ -76,8 +80,8 @@ def in_children(
         left, path = list(names), [one for one in sys.path if isinstance(one, str)]
         given = {"file": str(file), "path": path, "code": _files(asked["net"]), "seconds": seconds, "memory": memory}
         while left:
-            told, code = _child({**given, "names": left}, tell)
-            found = list(_rows(told, code, seconds))
+            printed, code = _child({**given, "names": left}, tell)
+            found = list(_rows(printed, code, seconds))
             yield from found
             left = left[len(found) :]
 
@@ -88,6 +92,11 @@ def stopped(name: str, seconds: float) -> Check:
 
 
 def _write(asked: Mapping[str, Any], file: Path) -> None:
+    """Pickle the module and torch's settings for a child.
+
+    Raises:
+        UnstartedError: It does not pickle, or has classes of the main script, which a child does not import.
+    """
     scripted = {type(one).__name__ for one in asked["net"].modules() if type(one).__module__ == "__main__"}
     if scripted:
         raise UnstartedError(f"{min(scripted)} is defined in the script that runs")
@@ -101,14 +110,25 @@ def _write(asked: Mapping[str, Any], file: Path) -> None:
 
 
 def _files(net: nn.Module) -> dict[str, str]:
-    """Where the code of classes stands, by their modules, as of a model that was named by its file."""
+    """The files of top-level modules that define the classes of a model, by module name.
+
+    A child may not find such a module by its name, for example where a model was loaded from a given file.
+    """
     names = {type(one).__module__ for one in net.modules()}
     files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(names) if "." not in name}
     return {name: os.path.abspath(file) for name, file in files.items() if file}
 
 
 def _child(asked: Mapping[str, Any], tell: Tell) -> tuple[str, int]:
-    """What a child says, and its exit code; it is ended with this call, however this ends."""
+    """Start a child and wait for it; it is killed when this function ends, even by an exception.
+
+    Args:
+        asked: The argument of `answer`.
+        tell: Called with messages of progress.
+
+    Returns:
+        What the child printed, and its exit code.
+    """
     command = [os.fsdecode(multiprocessing.spawn.get_executable() or ""), "-c", _PROGRAM, json.dumps(asked)]
     quiet = subprocess.DEVNULL
     began, most = time.monotonic(), _MOST_START + asked["seconds"] * len(asked["names"])
@@ -129,7 +149,7 @@ def _child(asked: Mapping[str, Any], tell: Tell) -> tuple[str, int]:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Kill a child that has not ended, and what it has started."""
+    """Kill a child that has not ended, with the processes that it has started."""
     if process.poll() is None:
         if sys.platform == "win32":
             process.kill()
@@ -137,13 +157,13 @@ def _end(process: subprocess.Popen[str]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _rows(told: str, code: int, seconds: float) -> Iterator[Check]:
-    """The rows that a child wrote, and one for the check that it ended in.
+def _rows(printed: str, code: int, seconds: float) -> Iterator[Check]:
+    """The rows that a child printed, and one for a check during which it ended.
 
     Raises:
-        UnstartedError: It began with none.
+        UnstartedError: It did not begin any check.
     """
-    lines = told.splitlines()
+    lines = printed.splitlines()
     if not lines or not lines[0].startswith("?"):
         raise UnstartedError(f"another process does not load it: {lines[0][1:] if lines else f'exit code {code}'}")
     begun = ""
@@ -152,10 +172,11 @@ def _rows(told: str, code: int, seconds: float) -> Iterator[Check]:
             yield Check.model_validate_json(line)
         begun = line.removeprefix("?") if line.startswith("?") else "" if line.startswith("{") else begun
     if begun:
-        yield stopped(begun, seconds) if _ENDED_BY_CLOCK in told else _killed(begun, code)
+        yield stopped(begun, seconds) if _ENDED_BY_CLOCK in printed else _killed(begun, code)
 
 
 def _killed(name: str, code: int) -> Check:
+    """The row of a check during which the process ended."""
     if code == -9:  # by this process, after its time, or by a system that is short of memory
         return Check(name=name, outcome="not run", detail="its process was killed, as where time or memory runs out")
     by = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -163,10 +184,13 @@ def _killed(name: str, code: int) -> Check:
 
 
 def answer(asked: Mapping[str, Any]) -> None:
-    """What the child does: one line as a check begins, one with its row.
+    """Run checks and print their rows: the main function of a child.
 
-    What the module prints is nobody's to read. A clock that needs no Python ends the process, and with it code that
-    never comes back to Python, also where the caller was killed meanwhile.
+    What the module itself prints is discarded. After `seconds`, `faulthandler` ends the process from a thread outside
+    of Python, so that compiled code that never returns is ended too, even if the caller was killed meanwhile.
+
+    Args:
+        asked: Made by `in_children`, plus the names of the checks.
     """
     channel = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -199,7 +223,7 @@ def answer(asked: Mapping[str, Any]) -> None:
 
 
 def _import_file(name: str, file: str) -> None:
-    """Import a file by the name that it has in the caller's process, if that is no name that leads to it here."""
+    """Import a file under the name that it has in the caller's process, if that name cannot be imported here."""
     sys.path.append(str(Path(file).parent))
     if importlib.util.find_spec(name) is None:
         spec = importlib.util.spec_from_file_location(name, file)
@@ -210,7 +234,7 @@ def _import_file(name: str, file: str) -> None:
 
 
 def _limit_memory(most: int) -> bool:
-    """Let this process allocate so many bytes more; whether its system knows such a limit."""
+    """Limit how many more bytes this process may allocate; returns whether the system supports that."""
     if sys.platform != "linux":
         return False
     import resource

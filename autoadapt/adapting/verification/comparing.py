@@ -1,4 +1,4 @@
-"""Comparing: whether the values of two runs are the same, and what is wrong with those of one."""
+"""Comparing: whether the outputs of two runs are equal up to rounding, and whether they are finite."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from autoadapt.errors import Mismatch
 __all__ = ["TRIES", "Leaves", "close", "differing", "distance", "no_numbers", "not_excused"]
 
 Leaves: TypeAlias = Mapping[str, torch.Tensor]
+"""The output tensors of a call, by path."""
 NAN = "NaN"
 _TOLERANCE = 1e-3
-"""Of the largest value: what another order of sums may change."""
+"""Difference that another order of summation may make, as a part of the largest value."""
 
 
 TRIES = 3
-"""How often a bare backbone may show a fault that it is blamed for: random numbers may be alike once."""
+"""How often a bare backbone is run to see whether it has a fault too: with random numbers it may miss it once."""
 
 
 def not_excused(session: Session, faults: Sequence[Mismatch], bare: Callable[[], Iterable[Mismatch]]) -> list[Mismatch]:
-    """The faults that the bare backbone does not show in any of a few runs, and NaN, which nobody can use.
+    """The faults that the bare backbone does not have in any of a few runs; NaN is a fault even if it has.
 
-    The others are noted in the session as its own.
+    Args:
+        session: The verification; places of the other faults are added to its `blamed`.
+        faults: What a check found in the adapted module.
+        bare: Runs the same check of the bare backbone.
     """
     left = list(faults)
     for _ in range(TRIES):
@@ -36,19 +40,28 @@ def not_excused(session: Session, faults: Sequence[Mismatch], bare: Callable[[],
 
 
 def differing(session: Session, expected: Leaves, found: Leaves, where: str, wanted: str, got: str) -> list[Mismatch]:
-    """The outputs that are not those of another run, in given words."""
+    """A mismatch for each output that is not close to the same output of another run.
+
+    Args:
+        session: The verification, whose dtypes set the tolerance.
+        expected: Outputs of one run.
+        found: Outputs of another run.
+        where: Added to the path of the output.
+        wanted: The mismatch's text of what was expected.
+        got: The mismatch's text of what was found.
+    """
     tolerance = max([_TOLERANCE, *(4 * torch.finfo(dtype).eps for dtype in session.dtypes)])
     same = {path: close(tensor, found[path], tolerance) for path, tensor in expected.items()}
     return [Mismatch(f"{path} {where}", wanted, got) for path in expected if not same[path]]
 
 
 def close(expected: torch.Tensor, found: torch.Tensor, tolerance: float = _TOLERANCE) -> bool:
-    """Equal up to rounding; of whole numbers a few may differ, which rounding has tipped over.
+    """Whether values are equal up to rounding; of integers 2 % may differ, as when rounding changes an argmax.
 
     Args:
         expected: An output of one run.
-        found: The same of another run.
-        tolerance: How far values may lie from each other, as a part of them and of the largest value.
+        found: The same output of another run.
+        tolerance: Largest difference, relative to each value and to the largest one.
     """
     if expected.shape != found.shape:
         return False
@@ -64,13 +77,13 @@ def close(expected: torch.Tensor, found: torch.Tensor, tolerance: float = _TOLER
 
 
 def _are_near(expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> bool:
-    """Whether values are as close as the largest one asks, without NaN and infinity; quick, and nearly always so."""
+    """A fast test that suffices for most tensors: all values are finite and close relative to the largest one."""
     scale = torch.stack(torch.aminmax(expected)).abs().max()
     return bool((expected - found).abs_().max() <= tolerance * scale) and bool(scale.isfinite())
 
 
 def distance(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """How far an output lies from another one, as a part of its length; 0 where either is not finite."""
+    """The norm of the difference of two outputs, relative to that of the first; 0 where either is not finite."""
     values, other = expected.detach().double(), found.detach().double()
     if not bool(values.isfinite().all() and other.isfinite().all()):
         return 0.0
@@ -78,7 +91,7 @@ def distance(expected: torch.Tensor, found: torch.Tensor) -> float:
 
 
 def no_numbers(session: Session, leaves: Leaves, where: str = "") -> list[Mismatch]:
-    """Outputs of features that hold NaN or infinity, unless those of the module that made the contract did."""
+    """Feature outputs that hold NaN or infinity, unless they did in the module from which the contract was captured."""
     known = session.signature.not_finite
     outputs = session.signature.outputs.items()
     paths = [path for path, spec in outputs if spec.is_floating and spec.role == "feature" and path not in known]
@@ -86,7 +99,7 @@ def no_numbers(session: Session, leaves: Leaves, where: str = "") -> list[Mismat
 
 
 def _no_number(tensor: torch.Tensor) -> Iterator[str]:
-    if bool(tensor.sum().isfinite()):  # quick; a sum of large numbers may be infinite
+    if bool(tensor.sum().isfinite()):  # fast; else look closer, since a sum of large numbers may overflow
         return
     if bool(tensor.isnan().any()):
         yield NAN

@@ -1,4 +1,4 @@
-"""Checks that compile or export, which takes seconds to minutes."""
+"""The checks `compile` and `export`, which take seconds to minutes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["any_size_program", "compiled", "exported"]
 
 
 def compiled(session: Session) -> Findings:
-    """Compile without graph breaks, for any size, and run at three."""
+    """Compile without graph breaks and with dynamic sizes, and run at three sizes."""
     _refuse_untraced(session)
 
     def run(one: Session, sizes: Sequence[Mapping[str, int]]) -> list[Mismatch]:
@@ -56,26 +56,32 @@ def exported(session: Session) -> Findings:
         full = session.at(**_within(session, steps, sizes), B=3)
         arguments = session.arguments(full)
         found = session.compare(arguments, arguments.call(program), full)
-        faults += [fault for fault in found if "itself" not in fault.expected]  # a program copies what it hands through
+        faults += [fault for fault in found if "itself" not in fault.expected]  # a program copies inputs it returns
     within = f" within a step of {', '.join(map(str, sorted(set(steps.values()))))}" if steps else ""
     return Findings(faults, f"dynamic dims, run at other sizes{within}")
 
 
 def _refuse_untraced(session: Session) -> None:
-    """Leave out what torch would trace without an end."""
+    """Raise `NotApplicableError` for a module whose tracing by torch would not end, as its plan says."""
     if session.plan is not None and session.plan.untraced:
         raise NotApplicableError(session.plan.untraced)
 
 
 def _several_cells(session: Session, sizes: Mapping[str, int]) -> bool:
-    """Whether no output has a single cell: torch.export holds axes of one entry fixed."""
+    """Whether no varying axis of an output has size 1: torch.export takes such an axis for fixed."""
     full = session.at(**sizes, B=3)
     dims = [dim for spec in session.signature.outputs.leaves for dim in spec.dims if dim.constant is None]
     return all(dim.evaluate(full) > 1 for dim in dims)
 
 
 def _within(session: Session, steps: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:
-    """Legal sizes in the upper half of the coarse step that the example lies in, where any axis goes by such steps."""
+    """Sizes to run a program at; along axes that are resized in coarse steps, one within the example's own step.
+
+    Args:
+        session: The verification.
+        steps: The coarse step of such axes, in cells of the input; a program holds for one step alone.
+        sizes: The sizes that would be run at otherwise.
+    """
     found = dict(sizes)
     for name, step in steps.items():
         middle = (session.at()[name] - 1) // step * step + step // 2
@@ -84,13 +90,13 @@ def _within(session: Session, steps: Mapping[str, int], sizes: Mapping[str, int]
 
 
 def any_size_program(session: Session) -> nn.Module:
-    """The program of `torch.export`, dynamic along every axis that torch does not find to be fixed."""
+    """The program that `torch.export` makes, dynamic along every axis that torch does not find to be fixed."""
     arguments = session.arguments(session.at(B=2))
     values = arguments.values
     positional = tuple(list(values.values())[: arguments.positional])
     keywords = dict(list(values.items())[arguments.positional :])
     module = session.copy()
-    taken = inspect.signature(module.forward).bind(*positional, **keywords).arguments  # by the names of this module
+    taken = inspect.signature(module.forward).bind(*positional, **keywords).arguments  # by its own argument names
     shapes = {name: torch.utils._pytree.tree_map(_auto_dims, value) for name, value in taken.items()}
     program = torch.export.export(module, positional, keywords, dynamic_shapes=shapes, strict=False)
     return program.module()

@@ -1,4 +1,4 @@
-"""Checks of the contract itself: the signature captured again, the steps of the plan, and where cells lie."""
+"""The checks `signature`, `plan` and `centres`: the signature captured again, the plan's steps, and cell positions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["cells_in_place", "plan_follows", "signature_again"]
 
 
 def signature_again(session: Session) -> Findings:
-    """Capture the module again and compare."""
+    """Capture the module and compare its signature with the contract."""
     arguments = session.arguments(session.at())
     values = arguments.values
     inputs: object = values if arguments.positional < len(values) else tuple(values.values())
     tokens_first = any(Dim.axis("B") in spec.dims[1:2] for spec in session.signature.inputs.leaves)
     try:
-        again = capture(session.net, inputs, confirm=tokens_first)  # which axis lists samples shows in real runs alone
-    except CaptureError:  # it keeps no formula at all: where it does not keep this one says more than that
+        again = capture(session.net, inputs, confirm=tokens_first)  # only real runs show which axis is the batch
+    except CaptureError:  # its shapes follow no formula; the smallest size that breaks this one says more
         if faults := smallest_counterexample(session):
             return Findings(faults)
         raise
@@ -30,7 +30,7 @@ def signature_again(session: Session) -> Findings:
 
 
 def plan_follows(session: Session) -> Findings:
-    """Whether the steps of a plan follow from one another, and end in the contract."""
+    """Check that each step of the plan fits the one before, and that the last one gives the contract."""
     plan = session.plan
     if plan is None:
         raise NotApplicableError("the module was not built from a plan")
@@ -45,7 +45,7 @@ def plan_follows(session: Session) -> Findings:
 
 
 def cells_in_place(session: Session) -> Findings:
-    """Whether cells lie where those of the contract lie, also where there are more or fewer than in the new module."""
+    """Check that cells lie where those of the contract lie, also at sizes where both modules' cell numbers differ."""
     plan, sizes = session.plan, session.at()
     if plan is None or not known_axes(plan, session.signature, sizes):
         raise NotApplicableError("where cells lie is not known of both modules")

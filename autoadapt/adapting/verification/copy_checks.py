@@ -1,4 +1,4 @@
-"""Checks of copies: deepcopy, as averages of weights make them, and pickle, as processes exchange them."""
+"""The check `deepcopy, pickle`: copies, as made for averaged weights, and pickles, as exchanged by processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["copies"]
 
 
 def copies(session: Session) -> Findings:
-    """Whether deepcopy and pickle give the same module back."""
+    """Check that deepcopy and pickle give a module of the same type, state-dict keys, attributes, hooks and outputs."""
     try:
         faults = _broken_copies(session)
     except Exception:
@@ -56,7 +56,7 @@ def _excuse_layers(net: nn.Module) -> None:
 
 
 def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Whether values are the same; NaN is, whatever may be wrong with it."""
+    """Whether values are exactly equal; NaN equals NaN."""
     if left.shape != right.shape or left.dtype != right.dtype:
         return False
     return torch.equal(left, right) or (
@@ -76,7 +76,7 @@ _COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {"deepcopy": copy.deepcop
 
 
 def _seeded_outputs(session: Session, module: nn.Module) -> list[torch.Tensor]:
-    """What a copy returns, with the same numbers for modules that draw some."""
+    """The outputs of a copy in eval mode, with random numbers of the same seed."""
     copied = copy_module(module, clone_buffers)
     copied.eval()
     with undisturbed():
@@ -99,7 +99,7 @@ def _differences(how: str, original: nn.Module, twin: nn.Module) -> list[Mismatc
 
 
 def _other_modes(how: str, original: nn.Module, twin: nn.Module) -> list[Mismatch]:
-    """Modules that come back in another mode, unless their own class does that to them, as einops' layers do."""
+    """Modules that are in another mode after the copy, unless their class itself causes that, as einops' layers do."""
     modes = {path: module.training for path, module in twin.named_modules()}
     words = {True: "train mode", False: "eval mode"}
     return [

@@ -1,4 +1,4 @@
-"""Findings: what a check that ran to its end has to say."""
+"""Findings: the result of a check that did not raise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ __all__ = ["Findings"]
 
 @dataclass(frozen=True)
 class Findings:
-    """Faults, and for the report how far the check went."""
+    """The faults that a check found; none where it passed."""
 
     faults: list[Mismatch] = field(default_factory=list)
     detail: str = ""
+    """What was checked, such as the sizes, for the report."""

@@ -1,4 +1,4 @@
-"""Given values: what a call was given, and whether it wrote to that."""
+"""Given values: whether a call writes to its inputs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from autoadapt.errors import Mismatch
 __all__ = ["Before", "as_given", "written_inputs"]
 
 Before: TypeAlias = list[tuple[torch.Tensor, int]]
-"""Copies of tensors, with how often each was written to until then."""
+"""Copies of tensors before a call, each with the version counter of the original."""
 
 
 def as_given(tensors: list[torch.Tensor]) -> Before:
-    """What a call is given, to be kept before it."""
+    """Copies of a call's inputs, to be made before the call and compared with them after it."""
     return [(tensor.detach().clone(), _version(tensor)) for tensor in tensors]
 
 
 def written_inputs(signature: Signature, before: Before, after: list[torch.Tensor], where: str = "") -> list[Mismatch]:
-    """Inputs that a call has written to, also the values that they had, though the contract has no such.
+    """Inputs that a call has written to, even equal values, unless the contract allows that.
 
     Args:
         signature: The contract.
-        before: What was given.
+        before: Made by `as_given` before the call.
         after: The same tensors after the call.
-        where: What stands behind their names, such as the sizes.
+        where: Added to their names in mismatches, such as the sizes.
     """
     return [
         Mismatch(f"inputs.{name}{where}", "the values that it had", "written to by the call", "clone it first")

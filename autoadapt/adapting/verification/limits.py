@@ -1,4 +1,4 @@
-"""Limits: how long a check may take."""
+"""Limits: an end for a check that takes too long in this process."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["OutOfTime", "at_most"]
 
 
 class OutOfTime(BaseException):
-    """Raised inside a check that takes too long; no `Exception`, so that nothing between takes it for a fault."""
+    """Raised inside a check that takes too long; not an `Exception`, so that no `except Exception` catches it."""
 
 
 @contextlib.contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Stop Python code that runs for longer; a single call into compiled code is waited for.
+    """Stop Python code in the `with` block after some time; a call into compiled code is first waited for.
 
     Args:
         seconds: How long it may run.

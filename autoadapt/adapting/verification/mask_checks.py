@@ -1,4 +1,4 @@
-"""Checks of masks: what they hide in the old module is hidden in the adapted one."""
+"""The check `masks`: tokens that a mask hides in the old module are hidden in the adapted one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["masks_hide"]
 
 
 def masks_hide(session: Session) -> Findings:
-    """Change what masks hide, and see what changes of the rest."""
+    """Change the hidden tokens, and check that outputs at the other tokens stay the same."""
     masks = session.signature.masks
     faults = [fault for mask in masks for fault in _shown(session, mask)]
     hidden = [hides for mask in masks if (hides := _hides(mask)) not in session.blamed]
@@ -27,7 +27,12 @@ def _hides(mask: Mask) -> str:
 
 
 def _shown(session: Session, mask: Mask) -> Iterator[Mismatch]:
-    """Outputs that change with what a mask hides, are not zero there, or are to be that mask and are not."""
+    """Outputs that change with hidden tokens, that are not zero there as in the old module, or that misstate the mask.
+
+    Args:
+        session: The verification of the module.
+        mask: Of the contract.
+    """
     trial, place = _trial(session), _place(session, mask)
     found = trial.share(place, mask)
     if found is None:
@@ -51,7 +56,13 @@ _REMEDY = "pairs={...}  # another output of the new module, or mask its values i
 
 
 def _is_loose(session: Session, mask: Mask, most: float) -> bool:
-    """Whether the bare backbone gets no such mask, or lets it count what is hidden."""
+    """Whether the bare backbone takes no such mask, or its own outputs change with hidden tokens.
+
+    Args:
+        session: The verification of the adapted module.
+        mask: Of the contract.
+        most: How far outputs may change, as a part of what they change where nothing is hidden.
+    """
     bare, plan = session.backbone(), session.plan
     if bare is None or plan is None:
         return False
@@ -64,6 +75,7 @@ def _is_loose(session: Session, mask: Mask, most: float) -> bool:
 
 
 def _place(session: Session, mask: Mask) -> int | str:
+    """The position of a mask among the input tensors; its argument's name where the example call had none."""
     paths = list(session.signature.inputs.paths)
     return paths.index(mask.argument) if mask.argument in paths else mask.argument
 
