@@ -1,7 +1,7 @@
-"""More sizes: shapes alone at many sizes and batches, and the smallest size at which a contract is not kept.
+"""More sizes: output shapes at many sizes and batch sizes, and the smallest size at which a contract is broken.
 
-For modules that were not built from a plan, whose sizes no algebra proves: an adapter that somebody wrote may be wrong
-at every fifth size, or from eight samples on.
+For modules that were not built from a plan, whose sizes are not proven: an adapter written by hand may be wrong at
+every fifth size, or from eight samples on. All runs are on the meta device, without values.
 """
 
 from __future__ import annotations
@@ -21,26 +21,33 @@ from autoadapt.errors import Mismatch
 __all__ = ["other_remainders", "refused_by_one", "smallest_counterexample"]
 
 REMAINDERS = 32
-"""Sizes in a row that every axis goes through: what is left over by any stride up to this."""
+"""How many consecutive legal sizes of each axis are run: all remainders of any stride up to this."""
 _SMALLEST = 8
-"""How many of the smallest legal sizes of an image are looked at."""
+"""How many of the smallest legal sizes of an image are run."""
 _BATCHES = 9
+"""The largest batch size."""
 _SMALL = (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 31, 32, 33, 64, 65)
 _MOST_SMALL = 256
 _DOUBLINGS = 5
-"""How often the example's size is doubled in search of one at which a contract is not kept."""
+"""How often the example's size is doubled in search of one at which the contract is broken."""
 
 
 def other_remainders(session: Session) -> list[Mismatch]:
-    """Shapes at the smallest legal sizes, and at such as leave every remainder, with one to nine samples.
+    """Faults in shapes at the smallest legal sizes and at `REMAINDERS` further ones, with one to nine samples.
 
-    Nothing where the module runs with values alone. Sizes at which it raises say nothing: nobody asked for them.
+    Only those at the first size that has any; none where the module does not run on the meta device. Sizes at which it
+    raises are skipped, since the caller did not ask for them.
     """
     return _first_broken(session, _asked(session))
 
 
 def refused_by_one(session: Session, reference: nn.Module) -> list[Mismatch]:
-    """The first of these sizes at which one of two modules raises and the other runs."""
+    """The first of the sizes of `other_remainders` at which one of two modules raises and the other runs.
+
+    Args:
+        session: The verification of one module.
+        reference: The other module; both take the same inputs.
+    """
     arguments, inputs = session.arguments(session.at()), session.signature.inputs.leaves
     probes = [Probe(one, arguments, real=False, inner=False) for one in (reference, session.net)]
     if any(_raised(probe, None) for probe in probes):
@@ -53,7 +60,12 @@ def refused_by_one(session: Session, reference: nn.Module) -> list[Mismatch]:
 
 
 def _raised(probe: Probe, shapes: Sequence[tuple[int, ...]] | None) -> str:
-    """What a run without values raises."""
+    """The message of the error that a run on the meta device raises; empty if it runs.
+
+    Args:
+        probe: Runs the module.
+        shapes: Of the inputs; those of the example where None.
+    """
     try:
         probe.run() if shapes is None else probe.run(shapes)
     except ProbeError as error:
@@ -66,12 +78,12 @@ def _asked(session: Session) -> Iterator[dict[str, int]]:
 
 
 def smallest_counterexample(session: Session) -> list[Mismatch]:
-    """What is not kept at the smallest size at which anything is not; nothing where that is not found."""
+    """The faults at the smallest size at which the contract is broken; none where no such size is found."""
     return _first_broken(session, itertools.chain(_small(session), _remainders(session))) or _beyond(session)
 
 
 def _beyond(session: Session) -> list[Mismatch]:
-    """What is not kept from some size of an axis on that is far above the example's."""
+    """The faults at the smallest size above the example's from which the contract is broken along one axis."""
     for name in (name for name, axis in session.signature.axes.items() if name != "B" and axis.step != 0):
 
         def faults_at(size: int, name: str = name) -> list[Mismatch]:
@@ -84,6 +96,7 @@ def _beyond(session: Session) -> list[Mismatch]:
 
 
 def _first_broken(session: Session, rows: Iterator[Mapping[str, int]]) -> list[Mismatch]:
+    """The faults at the first of several sizes that has any."""
     probe = Probe(session.net, session.arguments(session.at()), real=False, inner=False)
     try:
         probe.run()
@@ -94,7 +107,7 @@ def _first_broken(session: Session, rows: Iterator[Mapping[str, int]]) -> list[M
 
 def _broken(session: Session, probe: Probe, sizes: Mapping[str, int]) -> list[Mismatch]:
     if any(dim.evaluate(sizes) < 1 for spec in session.signature.outputs.leaves for dim in spec.dims):
-        return []  # where the old module has no cells left, nobody knows what it does
+        return []  # an output would be empty: what the old module does there is not known
     try:
         seen = probe.run([spec.shape(sizes) for spec in session.signature.inputs.leaves])
     except ProbeError:
@@ -103,7 +116,7 @@ def _broken(session: Session, probe: Probe, sizes: Mapping[str, int]) -> list[Mi
 
 
 def _remainders(session: Session) -> Iterator[dict[str, int]]:
-    """From the example on, each axis through all remainders in an order of its own."""
+    """Sizes from the example's on, so that each axis goes through all remainders, in different orders."""
     axes, example = session.signature.axes, session.at()
     varying = [name for name in axes if name != "B"]
     for i in range(REMAINDERS):
@@ -113,7 +126,7 @@ def _remainders(session: Session) -> Iterator[dict[str, int]]:
 
 
 def _smallest(session: Session) -> Iterator[dict[str, int]]:
-    """One sample of the smallest legal images."""
+    """The smallest legal sizes of an image, with one sample; nothing where no input axis is H or W."""
     axes, dims = session.signature.axes, [dim for spec in session.signature.outputs.leaves for dim in spec.dims]
     first = {name: first_legal(name, axes, dims) for name in axes if name != "B"}
     for i in range(_SMALLEST if first.keys() & {"H", "W"} else 0):
@@ -121,7 +134,7 @@ def _smallest(session: Session) -> Iterator[dict[str, int]]:
 
 
 def _small(session: Session) -> Iterator[dict[str, int]]:
-    """One sample, then more, of small sizes, the smallest first."""
+    """Combinations of small sizes with one sample, the smallest first; then the example's sizes with more samples."""
     axes = session.signature.axes
     varying = [name for name in axes if name != "B" and axes[name].step != 0]
     rows = {tuple(map(lambda name, size: axes[name].near(size), varying, one)) for one in _small_products(len(varying))}
@@ -132,7 +145,7 @@ def _small(session: Session) -> Iterator[dict[str, int]]:
 
 
 def _small_products(count: int) -> Iterator[tuple[int, ...]]:
-    """Small sizes of every axis; of many axes the same of all, since there are too many products."""
+    """All combinations of small sizes; for more than two axes, equal sizes alone, since there would be too many."""
     if count <= 2:
         yield from itertools.product(_SMALL, repeat=count)
     else:

@@ -1,4 +1,4 @@
-"""Outcomes: one check run, and what it found or raised made into its row."""
+"""Outcomes: running one check, and the row of the report for what it found or raised."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ __all__ = ["checked"]
 
 
 def checked(session: Session, name: str, run: Callable[[Session], Findings]) -> Check:
-    """Run one check; whatever it raises is a failure, unless it says that it does not apply."""
+    """Run one check; an exception is a failure, except `NotApplicableError`.
+
+    Args:
+        session: The verification.
+        name: The check's name in the report.
+        run: The check.
+    """
     session.blamed.clear()
     if not session.has_values and name not in WITHOUT_VALUES:
         return Check(name=name, outcome="not applicable", detail="the module is on the meta device and has no values")

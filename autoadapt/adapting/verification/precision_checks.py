@@ -1,4 +1,4 @@
-"""Checks of half precision, autocast and channels-last memory, at a small size, which tells as much."""
+"""The checks `bfloat16`, `float16`, `autocast` and `channels_last`; a small size suffices for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from autoadapt.errors import Mismatch
 __all__ = ["autocast", "bfloat16", "channels_last", "float16"]
 
 _FARTHEST = 0.25
-"""Of the length of an output; in deep networks with random weights the roundings of bfloat16 add up to 0.02."""
+"""Largest distance to the output of full precision, relative to its norm.
+
+In deep networks with random weights the rounding errors of bfloat16 add up to 0.02.
+"""
 
 
 def bfloat16(session: Session) -> Findings:
@@ -27,11 +30,20 @@ def bfloat16(session: Session) -> Findings:
 
 
 def float16(session: Session) -> Findings:
-    """Run after a cast to float16; for one small item, since processors are slow at it."""
+    """Run after a cast to float16; one small item, since CPUs are slow at it."""
     return _cast(session, session.small(32, B=1), torch.float16, "in float16")
 
 
 def _cast(session: Session, sizes: Mapping[str, int], dtype: torch.dtype, words: str) -> Findings:
+    """Run a copy that was cast to a dtype, and compare its outputs with the contract and with full precision.
+
+    Args:
+        session: The verification.
+        sizes: Of the input axes.
+        dtype: What parameters and floating-point inputs are cast to.
+        words: Names the cast in mismatches, as "in bfloat16".
+    """
+
     def run(one: Session) -> tuple[Arguments, Any]:
         at = sizes if one is session else one.at(**sizes)
         arguments = one.arguments(at, dtype=dtype)
@@ -54,7 +66,10 @@ def _cast(session: Session, sizes: Mapping[str, int], dtype: torch.dtype, words:
 
 
 def _excuse_own_dtypes(session: Session, run: Callable[[Session], tuple[Arguments, Any]], dtype: torch.dtype) -> None:
-    """Raise where the bare backbone chooses dtypes itself, as by autocast inside, which a cast of the whole misses."""
+    """Raise `NotApplicableError` where the bare backbone returns other dtypes than it is cast to.
+
+    Such as one that uses autocast inside.
+    """
     bare = session.backbone()
     found = flatten(run(bare)[1])[1] if bare is not None else []
     own = {tensor.dtype for tensor in found if tensor.is_floating_point()} - {dtype}
@@ -66,7 +81,11 @@ def _excuse_own_dtypes(session: Session, run: Callable[[Session], tuple[Argument
 def _not_numbers(
     session: Session, sizes: Mapping[str, int], returned: Any, run: Callable[[Session], tuple[Arguments, Any]]
 ) -> list[Mismatch]:
-    """Outputs that hold NaN or infinity in a narrower dtype alone, which the bare backbone's do not."""
+    """Outputs that hold NaN or infinity after the cast and not before it.
+
+    Raises:
+        NotApplicableError: Outputs of the bare backbone do so too.
+    """
     wrong = {path for path, tensor in session.leaves(returned).items() if not bool(tensor.isfinite().all())}
     if not wrong:
         return []
@@ -85,14 +104,14 @@ def _far_values(
     run: Callable[[Session], tuple[Arguments, Any]],
     words: str,
 ) -> list[Mismatch]:
-    """Outputs of features that no rounding explains, unless those of the bare backbone are as far off."""
-    if sizes != session.small(B=2):  # what is not at hand would cost another run
+    """Feature outputs farther from full precision than rounding explains, unless the bare backbone's are as well."""
+    if sizes != session.small(B=2):  # the only size whose outputs in full precision are at hand
         return []
     if not _far(session, session.small_call[2], returned, words):
         return []
 
     def of(one: Session) -> list[Mismatch]:
-        """On inputs that are rounded alike: points that are chosen by their values are others where these are."""
+        """Compare with full precision on the rounded inputs, since rounding may change which points are chosen."""
         arguments, made = run(one)
         tensors = flatten(arguments.values)[1]
         full = one.rebuilt([tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors])
@@ -103,7 +122,7 @@ def _far_values(
 
 
 _CHOSEN = ("coordinate", "index")
-"""Roles of outputs that tell which points were chosen."""
+"""Roles of outputs that show which points of a point cloud the module chose."""
 
 
 def _far(session: Session, expected: Leaves, returned: Any, words: str) -> list[Mismatch]:
@@ -111,7 +130,7 @@ def _far(session: Session, expected: Leaves, returned: Any, words: str) -> list[
     paths = [path for path, spec in outputs if spec.is_floating and spec.role == "feature"]
     farthest = {path: _FARTHEST if spec.role == "coordinate" else 0 for path, spec in outputs if spec.role in _CHOSEN}
     if any(distance(expected[path], found[path]) > most for path, most in farthest.items()):
-        return []  # other points, whose features are others
+        return []  # other points were chosen, so that features may differ
     return [
         Mismatch(f"{path} {words}", "the values of full precision, but for rounding", "other values")
         for path in paths
@@ -120,7 +139,7 @@ def _far(session: Session, expected: Leaves, returned: Any, words: str) -> list[
 
 
 def autocast(session: Session) -> Findings:
-    """Run under autocast; outputs may have either dtype, as those of the old module may."""
+    """Run under autocast; an output may be bfloat16 or have its usual dtype, as with the old module."""
 
     def run(one: Session) -> tuple[Arguments, Any]:
         with torch.autocast(one.device.type, dtype=torch.bfloat16):
@@ -146,7 +165,7 @@ def autocast(session: Session) -> Findings:
 
 
 def channels_last(session: Session) -> Findings:
-    """Run with images and weights in channels-last memory."""
+    """Run with images and weights in channels-last memory format."""
     if not any(len(spec.dims) == 4 for spec in session.signature.inputs.leaves):
         raise NotApplicableError("no input is an image")
     try:

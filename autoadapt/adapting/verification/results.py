@@ -1,4 +1,4 @@
-"""Reports: the outcome of every check of a module, as data."""
+"""Reports: the outcomes of all checks of a module, as data."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ class Fault(MadeByHand):
 
 
 class Check(MadeByHand):
-    """One row: what was checked, how it ended, and the faults."""
+    """One row of the report: a check, its outcome, and the faults that it found."""
 
     name: str
     outcome: Outcome
     detail: str = ""
+    """What was checked, or why it was not."""
     faults: tuple[Fault, ...] = ()
     blamed: tuple[str, ...] = Field(default=(), exclude_if=lambda blamed: not blamed)
-    """What the bare backbone does not keep, and the module therefore neither."""
+    """Faults that the bare backbone has as well, which are therefore not counted as the module's."""
 
 
 class Verification(Shown, Dated, MadeByHand):
-    """All checks of one module. It passed when none failed and at least one passed."""
+    """The report on one module. It passed when no check failed and at least one passed."""
 
     made_by = "verify(net, signature, inputs=inputs)"
 
@@ -47,11 +48,11 @@ class Verification(Shown, Dated, MadeByHand):
     name: str
     checks: tuple[Check, ...]
     seconds: float = 0.0
-    """How long all of them took."""
+    """How long all checks took."""
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed; a check that was not run never counts as passed."""
+        """Whether no check failed and at least one passed."""
         outcomes = [check.outcome for check in self.checks]
         return "failed" not in outcomes and "passed" in outcomes
 
@@ -62,7 +63,7 @@ class Verification(Shown, Dated, MadeByHand):
         return {check.name: check for check in self.checks}[name]
 
     def raise_if_failed(self) -> None:
-        """Raise with every fault.
+        """Raise an error that lists every fault.
 
         Raises:
             VerificationError: A check failed.
@@ -85,7 +86,7 @@ class Verification(Shown, Dated, MadeByHand):
         return "\n".join([*lines, f" {self.total()}"])
 
     def total(self) -> str:
-        """How many checks ended how, and how long they took; the numbers add up to all checks.
+        """The number of checks with each outcome, and how long they took.
 
         Example:
             >>> checks = [Check(name="sizes", outcome="passed"), Check(name="export", outcome="not run")]

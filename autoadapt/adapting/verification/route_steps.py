@@ -1,4 +1,4 @@
-"""Chains: whether the steps of a route follow from one another and read rows as rows."""
+"""Route steps: whether each step of a route fits the one before, and keeps the order of cells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ __all__ = ["broken_chain", "misread_rows"]
 
 
 def broken_chain(route: Route, contract: TensorSpec, axes: Mapping[str, AxisSizes]) -> list[Mismatch]:
-    """Steps that do not lead to what the plan says stands after them, or not to the contract at every legal size."""
+    """Steps whose result is not the spec that the plan notes after them, or not the contract's after the last one.
+
+    Args:
+        route: From a source to an output.
+        contract: The output as the contract has it.
+        axes: Legal sizes of the input axes; the last spec must equal the contract's at all of them.
+    """
     if len(route.specs) != len(route.steps) + 1:
         return [Mismatch(route.target, f"{len(route.specs) - 1} steps", f"{len(route.steps)} steps")]
     faults, spec = [], route.specs[0]
@@ -34,9 +40,9 @@ def broken_chain(route: Route, contract: TensorSpec, axes: Mapping[str, AxisSize
 
 
 def misread_rows(route: Route) -> list[Mismatch]:
-    """Axes that are merged or taken apart in another order than their cells have.
+    """Axes that a step merges into one, or splits, in another order than that of their cells.
 
-    Columns read for rows have the right size and are wrong.
+    For example a map whose columns are read as rows: its sizes are right, and its values misplaced.
     """
     faults = []
     for step, before, made in zip(route.steps, route.specs, route.specs[1:], strict=False):
@@ -51,7 +57,16 @@ _BY = {"rows": "cells row by row", "columns": "cells column by column"}
 
 
 def _merged(step: Operation, spec: TensorSpec, made: TensorSpec) -> Iterator[tuple[str, str, list[Dim]]]:
-    """The dims that a step merges into one axis or takes apart, the order of their cells, and how it says that."""
+    """The groups of dims that a step merges into one axis or splits.
+
+    Args:
+        step: The step.
+        spec: Its input.
+        made: Its output.
+
+    Yields:
+        The group as the step writes it, the order of its cells, and its dims.
+    """
     match step:
         case Rearrange(pattern=pattern, sizes=sizes):
             left, right = axis_groups(pattern)

@@ -1,4 +1,4 @@
-"""Sessions: one verification, with copies of the module, inputs at any size, and the comparison of what comes out."""
+"""Sessions: what the checks of one verification share: copies of the module, inputs at any size, comparisons."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ __all__ = ["NotApplicableError", "Session", "differing_tree", "said"]
 
 
 class NotApplicableError(Exception):
-    """Raised by a check that says nothing about this module."""
+    """Raised by a check that cannot be made of this module; says why."""
 
 
 class Session:
-    """What the checks of one module share.
+    """The verification of one module.
 
     Args:
-        net: The module; never run itself.
-        signature: What it should keep.
+        net: The module; only copies of it run.
+        signature: The contract that it should keep.
         inputs: An example call, as for `capture`; invented where left out.
         sizes: Sizes of the input axes to run at; chosen from the legal ones where left out.
         batches: Batch sizes to run at.
@@ -64,7 +64,7 @@ class Session:
         self.device = next((p.device for p in net.parameters()), torch.device("cpu"))
         self._seed = seed
         self.blamed: list[str] = []
-        """What a check found that the bare backbone does not keep either, and that is no fault of the net."""
+        """Faults of the present check that the bare backbone has as well, and that are not the module's."""
         self._given = {} if inputs is None else _named_values(bind(net, inputs))
         self._is_invented = inputs is None and sizes is None
         asked = checked_batches(batches)
@@ -81,7 +81,7 @@ class Session:
 
     @functools.cached_property
     def dtypes(self) -> set[torch.dtype]:
-        """Of the floating-point outputs, those of the backbone included: values are no more exact than these."""
+        """Dtypes of the floating-point outputs, and of the backbone's; they limit how exact values are."""
         plan = self.plan
         of_backbone = [route.specs[0] for route in plan.routes if route.specs] if plan is not None else []
         specs = [spec for spec in (*self.signature.outputs.leaves, *of_backbone) if spec.is_floating]
@@ -89,21 +89,21 @@ class Session:
 
     @functools.cached_property
     def has_values(self) -> bool:
-        """Whether none of its tensors stands on the meta device."""
+        """Whether no parameter or buffer is on the meta device."""
         return not any(tensor.is_meta for tensor in (*self.net.parameters(), *self.net.buffers()))
 
     def copy(self) -> nn.Module:
-        """A copy over the same weights, with buffers of its own, in eval mode."""
+        """A copy that shares the parameters and has its own buffers, in eval mode."""
         return in_eval_mode(copy_module(self.net, clone_buffers))
 
     @functools.cached_property
     def shared(self) -> nn.Module:
-        """A copy for checks that do not mind what earlier calls left in it: copying takes as long as a run."""
+        """One copy for all checks that do not mind earlier calls of it: copying takes as long as a run."""
         return self.copy()
 
     @functools.cached_property
     def small_call(self) -> tuple[Before, list[torch.Tensor], dict[str, torch.Tensor]]:
-        """The inputs of a call at a small size as they were before, the same after it, and the outputs."""
+        """One call at a small size: copies of the inputs before it, the inputs after it, and the outputs by path."""
         arguments = self.arguments(self.small(B=2))
         given = flatten(arguments.values)[1]
         before = as_given(given)
@@ -111,29 +111,29 @@ class Session:
 
     @property
     def is_image(self) -> bool:
-        """Whether height and width of the images may vary."""
+        """Whether an input is an image whose height and width may both vary."""
         axes = self.signature.axes
         vary = all(name in axes and axes[name].step != 0 for name in ("H", "W"))
         return vary and any(map(self.is_map, self.signature.inputs.leaves))
 
     def is_map(self, spec: TensorSpec) -> bool:
-        """Whether a tensor is a batch of images or maps of the input's size."""
+        """Whether a tensor is a batch of images or maps with axes B, H and W."""
         return spec.is_floating and {"B", "H", "W"} <= set(map(str, spec.dims))
 
     def at(self, **sizes: int) -> dict[str, int]:
-        """Sizes of all axes: the example's, with changes where the axis may vary."""
+        """Sizes of all axes: the example's, changed to the given ones along axes that may vary."""
         axes = self.signature.axes
         return self._example | {name: n for name, n in sizes.items() if name in axes and axes[name].step != 0}
 
     def small(self, most: int = 64, /, **sizes: int) -> dict[str, int]:
-        """As `at`, but less than half as long along each axis: for what needs a run and no particular size."""
+        """Like `at`, with axes less than half as long as the example's, for checks that need no particular size."""
         axes, full = self.signature.axes, self.at()
         varying = enumerate(name for name in axes if name != "B")
         short = {name: min(full[name], axes[name].near(min(full[name] * 3 // 7, most) + 8 * i)) for i, name in varying}
         return self.at(**(short | sizes))
 
     def _affordable(self, batch: int) -> dict[str, int]:
-        """The example's sizes, or smaller ones where inputs of these would take too much memory."""
+        """The example's sizes, halved until invented inputs of these sizes do not take too much memory."""
         axes, sizes = self.signature.axes, self.signature.sizes()
         while (count := self._bytes_at({**sizes, **({"B": batch} if "B" in axes else {})})) > MOST_INVENTED // 2:
             smaller = {name: axes[name].near(size // 2) for name, size in sizes.items()}
@@ -143,7 +143,7 @@ class Session:
         return sizes
 
     def _bytes_at(self, sizes: Mapping[str, int]) -> int:
-        """Memory of all that goes in and comes out, and of the largest tensor between."""
+        """Bytes of all inputs and outputs, and of the largest tensor between them that is known."""
         signature, routes = self.signature, self.plan.routes if self.plan is not None else ()
         steps = (spec for route in routes for spec in route.specs)
         between = max((bytes_of([spec], sizes) for spec in steps if _is_known(spec, sizes)), default=0)
@@ -151,21 +151,21 @@ class Session:
         return bytes_of([spec for spec in leaves if _is_known(spec, sizes)], sizes) + between
 
     def rebuilt(self, tensors: Sequence[torch.Tensor]) -> Arguments:
-        """A call with other tensors in the same places."""
+        """The arguments of a call with these tensors, in the order of the signature's input leaves."""
         return Arguments(rebuild(self.signature.inputs.tree, tensors), self.signature.positional)
 
     def arguments(
         self, sizes: Mapping[str, int], *, dtype: torch.dtype | None = None, requires_grad: bool = False
     ) -> Arguments:
-        """Inputs at given sizes: the caller's, cut or repeated, or invented ones; the same for the same sizes.
+        """Inputs at given sizes: the caller's, cropped or repeated, or random ones; equal for equal sizes.
 
         Args:
             sizes: A size for every axis.
             dtype: What floating-point inputs are cast to.
-            requires_grad: Whether these have gradients.
+            requires_grad: Whether floating-point inputs require gradients.
 
         Raises:
-            AdaptError: They would have to be invented, and take too much memory.
+            AdaptError: They have to be invented and would take too much memory.
         """
         if self._is_invented:
             refuse_invented(self._bytes_at(sizes), "inputs", "inputs=an example call")
@@ -180,7 +180,7 @@ class Session:
         return self.rebuilt(tensors)
 
     def shown(self, sizes: Mapping[str, int]) -> Arguments:
-        """Inputs at given sizes, with masks that hide nothing."""
+        """Like `arguments`, with masks that hide nothing."""
         tensors = flatten(self.arguments(sizes).values)[1]
         masks = [mask_at(self.signature.masks, path) for path in self.signature.inputs.paths]
         for i, mask in enumerate(masks):
@@ -211,7 +211,7 @@ class Session:
         return (spread if drawn.dim() == 1 else drawn).to(self.device, spec.torch_dtype)
 
     def _within(self, given: torch.Tensor, spec: TensorSpec, sizes: Mapping[str, int]) -> torch.Tensor:
-        """Integers that may be indices along an axis, as many as that has at some sizes."""
+        """Integer inputs of the caller, reduced modulo the axis that they index where that is shorter."""
         if given.is_floating_point() or given.dtype == torch.bool or not given.numel():
             return given
         seen = (int(given.min()), int(given.max()))
@@ -219,7 +219,7 @@ class Session:
         return given % (high + 1) if 0 <= high < seen[1] else given
 
     def leaves(self, returned: object, at: str = "") -> dict[str, torch.Tensor]:
-        """The tensors of an output by path.
+        """The output tensors of a call, by path.
 
         Raises:
             AdaptError: The containers are not those of the signature.
@@ -233,13 +233,13 @@ class Session:
     def compare(
         self, arguments: Arguments, returned: object, sizes: Mapping[str, int], *, dtype: torch.dtype | None = None
     ) -> list[Mismatch]:
-        """What a run's outputs do not keep.
+        """The faults of a call's outputs: containers, shapes, dtypes, devices, aliases and invariants.
 
         Args:
             arguments: What the module was called with.
             returned: What it returned.
             sizes: The sizes of the input axes.
-            dtype: What module and inputs were cast to.
+            dtype: What module and inputs were cast to, if they were; invariants are not compared then.
         """
         at = " at " + "x".join(map(str, sizes.values()))
         try:
@@ -259,7 +259,7 @@ class Session:
         return self._broken_invariants(leaves | inputs, at)
 
     def compare_shapes(self, tree: Tree, shapes: Sequence[tuple[int, ...]], sizes: Mapping[str, int]) -> list[Mismatch]:
-        """What the containers and shapes of a run without values do not keep."""
+        """The faults in containers and shapes of a run on the meta device."""
         at = " at " + "x".join(map(str, sizes.values()))
         if wrong := differing_tree(self.signature.outputs.tree, tree):
             return [Mismatch(f"container{at}", *wrong)]
@@ -271,7 +271,7 @@ class Session:
         ]
 
     def _follows_casts(self, path: str, spec: TensorSpec) -> bool:
-        """Whether a leaf takes on the dtype that a module is cast to; not where module or plan choose one."""
+        """Whether an output has the dtype that the module is cast to; not where module or plan set another."""
         own = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), spec.torch_dtype)
         routes = [route for route in self.plan.routes if route.target == path] if self.plan is not None else []
         chosen = any(isinstance(step, Cast) for route in routes for step in route.steps)
@@ -300,7 +300,7 @@ class Session:
         return faults
 
     def backbone(self) -> Session | None:
-        """A session of the bare backbone of an adapted module, on the inputs that it gets there."""
+        """The verification of an adapted module's bare backbone, with inputs as it gets them there; None of others."""
         inner = getattr(self.net, "backbone", None)
         if not isinstance(inner, nn.Module) or self.plan is None:
             return None
@@ -308,43 +308,43 @@ class Session:
         return Session(inner, taken, seed=self._seed)
 
     def excuse(self, run: Callable[[Session], object], reason: str) -> None:
-        """Raise `NotApplicableError` where the backbone alone fails in the same way; call it when a check raised."""
+        """Raise `NotApplicableError` where the bare backbone raises too; to be called when a check raised."""
         bare = self.backbone()
         if bare is None:
             return
         try:
             run(bare)
-        except AdaptError:  # what is wrong with its taps is no fault of its own
+        except AdaptError:  # a fault in the taps, which are not the backbone's own
             return
         except Exception as error:
             raise NotApplicableError(f"the bare backbone fails {reason}: {said(error, 60)}") from error
 
 
 def _is_known(spec: TensorSpec, sizes: Mapping[str, int]) -> bool:
-    """Whether all axes that a tensor follows have sizes; a signature without inputs has none."""
+    """Whether all axes in a spec have sizes; in a signature without inputs none has."""
     return all(dim.axes <= sizes.keys() for dim in spec.dims)
 
 
 def _is_blank(image: torch.Tensor) -> bool:
-    """Whether an image has one value, as `torch.zeros` that only tells a shape: gradients of it may be zero."""
+    """Whether an image has a single value, such as `torch.zeros`: gradients for it may be zero."""
     return bool((image == image.flatten()[:1]).all())
 
 
 def said(error: Exception, most: int = 1000) -> str:
-    """What an exception says, in one line of so many characters, cut between words."""
+    """The class and first line of an exception, shortened to `most` characters between words."""
     text = str(error).strip().splitlines()
     return textwrap.shorten(f"{type(error).__name__}: {text[0] if text else ''}", most, placeholder=" …")
 
 
 def _named_values(arguments: Arguments) -> dict[str, torch.Tensor]:
-    """The tensors of a call by path, those without values left out."""
+    """The input tensors of a call by path, without those on the meta device."""
     tree, tensors = flatten(arguments.values)
     named = zip(path_texts(tree), tensors, strict=True)
     return {path: tensor for path, tensor in named if tensor.device.type != "meta"}
 
 
 def _chosen_sizes(axes: Mapping[str, AxisSizes], example: Mapping[str, int], seed: int) -> list[dict[str, int]]:
-    """Legal sizes, unequal among the axes: the example, small ones, both sides of a rounding step, one at random."""
+    """Up to six rows of legal sizes, different for each axis: the example's, small ones, some near it, a random one."""
     generator = random.Random(seed)
     varying = [name for name in axes if name != "B"]
 
@@ -363,7 +363,7 @@ def _chosen_sizes(axes: Mapping[str, AxisSizes], example: Mapping[str, int], see
 
 
 def differing_tree(expected: Tree, found: Tree) -> tuple[str, str] | None:
-    """The first difference between two trees, as (expected, found); numbers and texts must be equal too."""
+    """The first difference between two trees, as (expected, found) texts; constants must be equal too."""
     match expected, found:
         case Slot(), Slot():
             return None

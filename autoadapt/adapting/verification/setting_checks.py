@@ -1,4 +1,4 @@
-"""Checks of what torch keeps for the whole process: a call leaves it as it was."""
+"""Settings of the process: whether a call leaves torch's global settings and random seeds as they were."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ __all__ = ["changed_settings"]
 
 
 def changed_settings(call: Callable[[], object]) -> list[Mismatch]:
-    """What a call leaves changed: gradients, dtype and device of new tensors, determinism, and seeds of generators.
+    """Settings that a call changes: grad mode, default dtype and device, determinism, and seeds of random generators.
 
-    A seed that is set shows even where it is the one that was there. All but seeds are put back.
+    Setting a seed is found even if the generator had that seed before. All settings but seeds and the default device
+    are restored.
     """
-    np.random.random_sample()  # else a seed that was set by earlier calls would change nothing
+    np.random.random_sample()  # else setting a seed that an earlier call has set would change nothing
     before, drawn_from = _of_the_process(), np.random.get_state()
     with _SeedsWatched() as seeds:
         call()
@@ -35,19 +36,20 @@ def changed_settings(call: Callable[[], object]) -> list[Mismatch]:
         Mismatch(f"torch's {name}", f"{old} after the call", f"{new}, set by the module") for name, old, new in named
     ]
     seeded = seeds.left | ({"numpy"} if _is_seeded(drawn_from, np.random.get_state()) else set())
-    told = {"torch"} if any(name == "seed" for name, _, _ in named) else set[str]()
+    reported = {"torch"} if any(name == "seed" for name, _, _ in named) else set[str]()
     return faults + [
-        Mismatch(f"{owner}'s seed", "left alone by the call", "set by the module") for owner in sorted(seeded - told)
+        Mismatch(f"{owner}'s seed", "left alone by the call", "set by the module") for owner in sorted(seeded -
+        reported)
     ]
 
 
 _MOST_TWISTS = 400
-"""Blocks of 624 numbers that one call may draw."""
+"""How many times 624 numbers of numpy's generator one call may draw without being taken to set its seed."""
 
 
 def _is_seeded(before: Any, after: Any) -> bool:
-    """Whether drawing numbers does not lead from one state of numpy's generator to the other."""
-    if not (isinstance(before, tuple) and isinstance(after, tuple)):  # another generator than numpy comes with
+    """Whether numpy's generator was seeded: drawing numbers from the first state does not lead to the second."""
+    if not (isinstance(before, tuple) and isinstance(after, tuple)):  # not numpy's default kind of generator
         return False
     generator, (_, words, place, *_) = np.random.RandomState(), before
     if np.array_equal(words, after[1]):
@@ -78,15 +80,15 @@ _PUT_BACK: Mapping[str, Callable[[Any], object]] = {
 
 
 class _SeedsWatched:
-    """While it is active, notes which global generators, of torch or Python, this thread seeds and does not put back.
+    """While active, notes which global generators, of torch or Python, this thread seeds and does not restore.
 
-    The interpreter tells of each call; looking at the generators would not show a seed that they had before, and
-    putting one of our own there would give other threads its numbers.
+    It uses the interpreter's profiling hook, unless that is in use. Comparing states would miss a seed that was set to
+    what it was, and setting a seed of our own would change the random numbers of other threads.
     """
 
     def __init__(self) -> None:
         self.left: set[str] = set()
-        """Packages whose generator was seeded last, and not put back."""
+        """Packages whose generator was seeded and not restored since."""
 
     def __enter__(self) -> _SeedsWatched:
         self._is_free = sys.getprofile() is None

@@ -1,4 +1,4 @@
-"""Checks of sizes: small and odd ones for real, the usual ones for shapes alone, and squares for which way is up."""
+"""The check `sizes`: real runs at small and odd sizes, shapes at the usual ones, and orientation at squares."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ __all__ = ["sizes_and_batches"]
 
 _IN_USE = ((224, 224), (256, 256), (384, 384), (512, 512), (640, 640), (480, 640), (299, 299))
 USUAL = tuple({"H": height, "W": width} for height, width in _IN_USE)
-"""Heights and widths that people use: squares, multiples of 32, both, and neither."""
+"""Common heights and widths: squares, multiples of 32, both, and neither."""
 _AFFORDABLE = 1 << 16
-"""Pixels of the largest image that is run for real where the meta device will not do."""
+"""Pixels of the largest image that is run with values where the module does not run on the meta device."""
 _MOST_SECONDS = 1.0
-"""That runs at a usual size may take where the example has another."""
+"""Largest estimated time of a run with values at a usual size that is not the example's."""
 _SQUARE = 128
+"""Largest side of the square images of `_turned_squares`."""
 _CLEAR = 0.08
-"""How far from the middle of an axis a change has to show, as a part of it, to be at one end."""
+"""Distance from the middle of an axis, as a part of its length, from which a change counts as at one end."""
 
 
 def sizes_and_batches(session: Session) -> Findings:
-    """Run at several sizes and batch sizes, at the usual ones and at squares."""
+    """Run at the session's sizes and batch sizes, and check shapes at the usual ones and orientation at squares."""
     if not session.has_values:
         return Findings(_shapes_alone(session), f"{_spread(session)}, shapes alone")
     copied, faults = session.copy(), list[Mismatch]()
@@ -55,7 +56,7 @@ def sizes_and_batches(session: Session) -> Findings:
         faults = faults or _own_values(session, seen, session.at(**sizes))
     if not faults and session.is_image:
         faults = _usual_sizes(session, copied) or _turned_squares(session, copied)
-    if session.plan is not None:  # whose sizes are proven
+    if session.plan is not None:  # shapes at all sizes follow from the plan's algebra
         return Findings(faults, _spread(session))
     return Findings(
         faults or other_remainders(session),
@@ -64,11 +65,12 @@ def sizes_and_batches(session: Session) -> Findings:
 
 
 def _usual_image(session: Session, started: float) -> Iterator[dict[str, int]]:
-    """The smallest usual size, to be run for real where no other of them was and that takes less than a second.
+    """The smallest usual size, if no usual size was run with values yet and a run takes less than a second.
 
     Args:
-        session: The module.
-        started: When the runs at the session's own sizes began; these are to be over when this is asked.
+        session: The verification.
+        started: When the runs at the session's sizes began, by `time.perf_counter`; the generator is advanced as they
+            end, and estimates the time of a run from theirs.
     """
     size, done = USUAL[0], [{name: session.at(**one).get(name, 0) for name in "HW"} for one in session.sizes]
     if not session.is_image or any(one in USUAL for one in done) or not size.items() <= session.at(**size).items():
@@ -80,7 +82,13 @@ def _usual_image(session: Session, started: float) -> Iterator[dict[str, int]]:
 
 
 def _own_values(session: Session, seen: Sequence[Leaves], full: Mapping[str, int]) -> list[Mismatch]:
-    """What is wrong with the values at one size, unless those of the bare backbone are wrong as well."""
+    """The faults in values at one size that the bare backbone's do not have.
+
+    Args:
+        session: The verification.
+        seen: Outputs for each batch size.
+        full: The sizes.
+    """
     faults = _wrong_values(session, seen, full)
     bare = session.backbone() if faults else None
     return faults if bare is None else not_excused(session, faults, lambda: _bare_values(bare, session.batches, full))
@@ -92,7 +100,7 @@ def _bare_values(bare: Session, batches: Sequence[int], full: Mapping[str, int])
 
 
 def _wrong_values(session: Session, seen: Sequence[Leaves], full: Mapping[str, int]) -> list[Mismatch]:
-    """Values that are NaN, and those of the first item that another number of items changes."""
+    """NaN, zeros, and values of the first item that depend on the batch size."""
     at = " at " + _by(full, without="B")
     faults = [fault for leaves in seen[:1] for fault in no_numbers(session, leaves, at) + _zeros(session, leaves, at)]
     first, *others = [_first_items(session, leaves) for leaves in seen] or [{}]
@@ -101,7 +109,7 @@ def _wrong_values(session: Session, seen: Sequence[Leaves], full: Mapping[str, i
 
 
 def _zeros(session: Session, leaves: Leaves, at: str) -> list[Mismatch]:
-    """Outputs of features that are zero everywhere, and are not at a small size."""
+    """Feature outputs that are zero everywhere, and are not at a small size."""
     specs = dict(session.signature.outputs.items())
     empty = [path for path, tensor in leaves.items() if specs[path].role == "feature" and not bool(tensor.any())]
     small = session.small_call[2] if empty else {}
@@ -119,13 +127,14 @@ def _by(sizes: Mapping[str, int], without: str = "") -> str:
 
 
 def _spread(session: Session) -> str:
+    """The sizes and batch sizes of the session, for the report."""
     shown = [" x ".join(str(size) for name, size in one.items() if name != "B") for one in session.sizes]
     spread = f"{shown[0]} .. {shown[-1]}" if shown and shown[0] else "the one legal size"
     return f"{len(session.sizes)} sizes ({spread}) x batch {', '.join(map(str, session.batches))}"
 
 
 def _run(session: Session, module: nn.Module, full: Mapping[str, int]) -> tuple[list[Mismatch], Leaves]:
-    """What is wrong with the shapes of a call, and its outputs."""
+    """The faults of a call, and its outputs; these are empty if there are faults."""
     arguments = _arguments(session, full)
     given = flatten(arguments.values)[1]
     before = as_given(given)
@@ -139,7 +148,7 @@ def _run(session: Session, module: nn.Module, full: Mapping[str, int]) -> tuple[
 
 
 def _arguments(session: Session, full: Mapping[str, int]) -> Arguments:
-    """Inputs whose first item is the same in each batch."""
+    """Inputs at given sizes, whose first item is the same for each batch size."""
     most = max(session.batches, default=0)
     if full.get("B", most) >= most:
         return session.arguments(full)
@@ -153,7 +162,7 @@ def _fewer(tensor: torch.Tensor, dims: list[str], count: int) -> torch.Tensor:
 
 
 def _watch_backbone(net: nn.Module, plan: Plan | None) -> dict[str, tuple[int, ...]]:
-    """The shapes that the backbone of a copy returned last, by the names that a plan gives to its sources."""
+    """A dict that each call of a copy fills with the shapes that its backbone returned, by the plan's source names."""
     noted: dict[str, tuple[int, ...]] = {}
     if plan is not None:
         names = tuple(plan.taps) or plan.source.outputs.paths
@@ -162,13 +171,19 @@ def _watch_backbone(net: nn.Module, plan: Plan | None) -> dict[str, tuple[int, .
             noted.update(zip(names, (tuple(tensor.shape) for tensor in flatten(returned)[1]), strict=False))
 
         backbone = net.get_submodule("backbone")
-        if not isinstance(backbone, torch.jit.ScriptModule):  # it takes no hooks
+        if not isinstance(backbone, torch.jit.ScriptModule):  # scripted modules take no hooks
             backbone.register_forward_hook(note)
     return noted
 
 
 def _other_sources(plan: Plan | None, noted: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]) -> list[Mismatch]:
-    """Sources that are not as large as the plan takes them to be."""
+    """Sources whose shapes are not those of the plan.
+
+    Args:
+        plan: What the module was built from, if it was.
+        noted: Shapes of the sources, by name.
+        sizes: Of the input axes.
+    """
     faults = []
     for route in plan.routes if plan is not None else ():
         found, expected = noted.get(route.source), route.specs[0].shape(sizes)
@@ -178,7 +193,7 @@ def _other_sources(plan: Plan | None, noted: Mapping[str, tuple[int, ...]], size
 
 
 def _usual_sizes(session: Session, copied: nn.Module) -> list[Mismatch]:
-    """Shapes at the usual sizes, whatever the example's are: on the meta device, where a large image costs nothing."""
+    """Faults in shapes at the usual sizes, on the meta device, or with values at the smaller ones if that fails."""
     rows, done = ([session.at(**one, B=2) for one in sizes] for sizes in (USUAL, session.sizes))
     rows = [dict(row) for row in dict.fromkeys(tuple(row.items()) for row in rows if row not in done)]
     probe = Probe(session.net, session.arguments(session.at()), real=False, inner=False)
@@ -191,7 +206,7 @@ def _usual_sizes(session: Session, copied: nn.Module) -> list[Mismatch]:
 
 
 def _shapes_alone(session: Session) -> list[Mismatch]:
-    """As `sizes_and_batches` for a module on the meta device."""
+    """Like `sizes_and_batches`, for a module on the meta device."""
     probe = Probe(session.net, session.arguments(session.at()), real=False, inner=False)
     usual = USUAL if session.is_image else ()
     rows = [session.at(**sizes, B=batch) for sizes in (*session.sizes, *usual) for batch in session.batches]
@@ -200,7 +215,14 @@ def _shapes_alone(session: Session) -> list[Mismatch]:
 
 
 def _shapes(session: Session, probe: Probe, full: Mapping[str, int], dtypes: Sequence[torch.dtype]) -> list[Mismatch]:
-    """What a run without values does not keep: shapes, and the dtypes of another such run."""
+    """The faults of a run on the meta device.
+
+    Args:
+        session: The verification.
+        probe: Runs the module.
+        full: The sizes.
+        dtypes: Expected dtypes of the outputs.
+    """
     try:
         seen = probe.run([spec.shape(full) for spec in session.signature.inputs.leaves])
     except ProbeError as error:
@@ -219,7 +241,7 @@ def _shapes(session: Session, probe: Probe, full: Mapping[str, int], dtypes: Seq
 
 
 def _raises_alone(bare: Session, full: Mapping[str, int]) -> bool:
-    """Whether the bare backbone raises at a size that its contract allows."""
+    """Whether the bare backbone raises at these sizes too."""
     sizes = bare.at(**full)
     try:
         Probe(bare.net, bare.arguments(bare.at()), real=False, inner=False).run(
@@ -231,10 +253,10 @@ def _raises_alone(bare: Session, full: Mapping[str, int]) -> bool:
 
 
 def _turned_squares(session: Session, copied: nn.Module) -> list[Mismatch]:
-    """Maps turned on their side where height and width are equal, so that their shapes do not show it.
+    """Maps whose axes H and W are swapped or mirrored, which the shapes of a square image do not show.
 
-    A change in the upper right corner of an image has to show at the same end of each axis, whether the image is
-    square or a little longer.
+    A change in the upper right corner of an image must appear at the same end of each axis of a map, whether the
+    image is square or a little wider.
     """
     height, width = session.at()["H"], session.at()["W"]
     side = max(session.at(H=one, W=one)[name] for one in (min(height, width, _SQUARE),) for name in "HW")
@@ -244,7 +266,7 @@ def _turned_squares(session: Session, copied: nn.Module) -> list[Mismatch]:
         return []
     try:
         ends, expected = (_where_a_corner_shows(session, copied, sizes) for sizes in (square, longer))
-    except Exception:  # sizes that neither the caller chose nor the contract promises
+    except Exception:  # the module need not run at these sizes, which the caller did not choose
         return []
     at = " at " + _by(square)
     turned = {
@@ -257,7 +279,16 @@ def _turned_squares(session: Session, copied: nn.Module) -> list[Mismatch]:
 
 
 def _mirrored(session: Session, ends: _Ends, expected: _Ends) -> dict[tuple[str, int], str]:
-    """Maps that are upside down or left is right, at squares as at other sizes."""
+    """Maps that are upside down, or have left and right swapped, at both sizes.
+
+    Args:
+        session: The verification.
+        ends: Where the corner appears for the square image.
+        expected: Where it appears for the wider one.
+
+    Returns:
+        For each output and axis, the end at which the corner should appear.
+    """
     dims = {path: spec.dims for path, spec in session.signature.outputs.items()}
     wanted = {
         (path, axis): {frozenset("H"): False, frozenset("W"): True}.get(dims[path][axis].axes) for path, axis in ends
@@ -270,12 +301,15 @@ def _mirrored(session: Session, ends: _Ends, expected: _Ends) -> dict[tuple[str,
 
 
 _Ends: TypeAlias = Mapping[tuple[str, int], bool]
-"""For each output and axis, whether something shows in its upper half."""
+"""For each output and axis, whether a change appears in the second half of the axis."""
 _NAMES = {False: "start", True: "end"}
 
 
 def _where_a_corner_shows(session: Session, copied: nn.Module, sizes: Mapping[str, int]) -> dict[tuple[str, int], bool]:
-    """For each output and axis that follows the image, whether a change of the corner shows in its upper half."""
+    """For each output and axis that depends on H or W, whether a change in the corner appears in the second half.
+
+    Axes along which the change is near the middle are left out.
+    """
     arguments = session.arguments(sizes)
     images = {id(tensor): spec for tensor, spec in _with_specs(session, arguments) if session.is_map(spec)}
     tensors = [
@@ -298,7 +332,7 @@ def _where_a_corner_shows(session: Session, copied: nn.Module, sizes: Mapping[st
 
 
 def _centre(weights: torch.Tensor) -> float:
-    """The mean position along an axis, from 0 to 1; in the middle where nothing stands out."""
+    """The weighted mean position along an axis, from 0 to 1; 0.5 where all weights are zero or one is not finite."""
     total = weights.sum()
     if not bool(total.isfinite()) or total == 0:
         return 0.5
@@ -312,7 +346,7 @@ def _with_specs(session: Session, arguments: Arguments) -> list[tuple[torch.Tens
 
 
 def _cornered(images: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    """The first image twice, the second time with other values in its upper right quarter."""
+    """A batch of the first image twice, the second time with noise added in its upper right corner, a ninth of it."""
     names = list(map(str, spec.dims))
     pair = images.movedim([names.index("B"), names.index("H"), names.index("W")], [0, -2, -1]).clone()
     pair[1] = pair[0]

@@ -1,4 +1,4 @@
-"""Checks of training: outputs and gradients in train and eval mode, with gradients on, and with checkpointing."""
+"""The checks `train mode`, `gradients` and `checkpointing`: forward and backward passes."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _DETACHED = "none: it is detached"
 
 @dataclass(frozen=True)
 class _Step:
-    """What a forward and backward pass showed."""
+    """The result of a forward and backward pass."""
 
     faults: list[Mismatch] = field(default_factory=list)
     unused: tuple[str, ...] = ()
-    """Parameters that no output depends on."""
+    """Trainable parameters without a gradient: no output depends on them."""
 
 
 def training(session: Session) -> Findings:
-    """Run forward and backward in train mode: one item at the example's size, several at a small one."""
+    """Run forward and backward in train mode: one item at the example's size, three at a small one."""
     rows = [dict(row) for row in dict.fromkeys(tuple(one.items()) for one in (session.at(B=1), session.small(B=3)))]
     for number, row in enumerate(rows, 1):
         step = _trained(session, row, each=number == len(rows))
@@ -44,12 +44,18 @@ def training(session: Session) -> Findings:
 
 
 def _trained(session: Session, row: Mapping[str, int], *, each: bool) -> _Step | None:
-    """A step in train mode, with a second item where one is too few; None where two are."""
+    """A step in train mode; with two items if batch norm needs more than one, None if two are too few as well.
+
+    Args:
+        session: The verification.
+        row: Sizes of the input axes.
+        each: Go back from each output alone, instead of from all at once.
+    """
     for sizes in [dict(row)] if row.get("B") != 1 else [dict(row), session.at(**{**row, "B": 2})]:
         try:
             return _step(session, sizes, train=True, each=each)
         except Exception as error:
-            if "more than 1 value per channel" in str(error):  # what any batch norm says of a single value
+            if "more than 1 value per channel" in str(error):  # raised by batch norm
                 continue
             _refuse_writing(session, error)
             session.excuse(partial(_bare_run, sizes), "in train mode")
@@ -62,7 +68,7 @@ def _bare_run(sizes: Mapping[str, int], bare: Session) -> None:
 
 
 def gradients(session: Session) -> Findings:
-    """Whether gradients reach every output of features, every trainable parameter and the inputs, in eval mode."""
+    """Check in eval mode that every feature output has gradients to the inputs and all trainable parameters."""
     if not any(parameter.requires_grad for parameter in session.net.parameters()):
         raise NotApplicableError("no parameter is trainable")
     sizes = session.small(B=2)
@@ -81,10 +87,10 @@ def gradients(session: Session) -> Findings:
 
 
 def _refuse_writing(session: Session, error: Exception) -> None:
-    """Tell of a module that writes to its input, which the backbone of an adapted one may and it must not.
+    """Raise where a step failed since the module writes to an input that requires gradients.
 
     Raises:
-        AdaptError: It does, and the contract has no such inputs.
+        AdaptError: It does so, and the contract allows no writing to inputs.
     """
     if "leaf Variable that requires grad" in str(error) and not session.signature.written:
         found = Mismatch("inputs", "the values that they had", "written to by the call", "clone them first")
@@ -92,7 +98,7 @@ def _refuse_writing(session: Session, error: Exception) -> None:
 
 
 def one_step(session: Session) -> Findings:
-    """One pass forward and backward in train mode, at a small size: shapes, aliases and gradients."""
+    """One forward and backward pass in train mode at a small size, the check of `verify_step`."""
     sizes = session.small(B=2)
     try:
         step = _step(session, sizes, train=True, each=False)
@@ -107,9 +113,9 @@ def one_step(session: Session) -> Findings:
 
 
 def _newly_unused(session: Session, step: _Step, *, train: bool) -> list[str]:
-    """Parameters that no output depends on, without those that the bare backbone does not use either.
+    """Trainable parameters without a gradient, except those that the bare backbone does not use either.
 
-    Where an output is detached, that says it all.
+    None where an output is detached, since that fault explains them.
     """
     if any(fault.found == _DETACHED for fault in step.faults):
         return []
@@ -118,12 +124,12 @@ def _newly_unused(session: Session, step: _Step, *, train: bool) -> list[str]:
 
 
 def _own_faults(session: Session, step: _Step, *, train: bool) -> list[Mismatch]:
-    """The faults without those that the bare backbone shows as well."""
+    """The faults of a step, without those that the bare backbone has as well."""
     return not_excused(session, step.faults, lambda: _bare_step(session, train=train).faults)
 
 
 def _cut_channels(session: Session, *, train: bool) -> list[Mismatch]:
-    """Channels that no gradient leaves; what a plan was built into cuts none but those of the backbone itself."""
+    """The faults of `cut_channels`; none for a module built from a plan, whose operations detach no channels."""
     return [] if session.plan is not None else cut_channels(session, train=train)
 
 
@@ -133,12 +139,12 @@ def _bare_step(session: Session, *, train: bool) -> _Step:
 
 
 def _step(session: Session, sizes: Mapping[str, int], *, train: bool, each: bool) -> _Step:
-    """One pass forward and backward over a copy, from inputs that require gradients.
+    """One forward and backward pass through a copy, with inputs that require gradients.
 
     Args:
-        session: The module.
+        session: The verification.
         sizes: Of the input axes.
-        train: In train mode, else in eval mode.
+        train: Run in train mode, else in eval mode.
         each: Go back from each output alone, instead of from all at once.
     """
     copied = session.copy()
@@ -148,7 +154,7 @@ def _step(session: Session, sizes: Mapping[str, int], *, train: bool, each: bool
         arguments = session.arguments(sizes, requires_grad=True)
         given = flatten(arguments.values)[1]
         before = as_given(given)
-        if session.signature.written:  # as its caller may: a leaf that requires gradients cannot be written to
+        if session.signature.written:  # a leaf of autograd cannot be written to in place
             arguments = session.rebuilt([tensor.clone() for tensor in given])
         returned = arguments.call(copied)
         if not torch.is_grad_enabled():
@@ -170,7 +176,7 @@ def _step(session: Session, sizes: Mapping[str, int], *, train: bool, each: bool
 
 
 def _without_gradients(session: Session, copied: nn.Module, sizes: Mapping[str, int]) -> list[Mismatch]:
-    """What a pass in train mode without gradients does not keep, as where statistics are gathered anew."""
+    """The faults of a call in train mode without gradients, as when statistics of batch norm are recomputed."""
     arguments = session.arguments(sizes)
     with torch.no_grad():
         faults = session.compare(arguments, arguments.call(copied), sizes)
@@ -178,7 +184,7 @@ def _without_gradients(session: Session, copied: nn.Module, sizes: Mapping[str, 
 
 
 def _features(session: Session, leaves: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The outputs that learn."""
+    """The feature outputs, each tensor once."""
     return {
         path: leaves[path]
         for path, spec in session.signature.outputs.items()
@@ -187,13 +193,19 @@ def _features(session: Session, leaves: Mapping[str, torch.Tensor]) -> dict[str,
 
 
 def _backward(outputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor], *, each: bool) -> _Step:
-    """Go back from some outputs to parameters and inputs."""
+    """Compute gradients of outputs with respect to parameters and inputs.
+
+    Args:
+        outputs: By path.
+        targets: Parameters by name, inputs as `inputs.<number>`.
+        each: From each output alone, instead of from all at once.
+    """
     if not targets:
         return _Step()
     loose = [path for path, tensor in outputs.items() if not tensor.requires_grad]
     faults, used = [Mismatch(path, "a gradient", _DETACHED) for path in loose], set[str]()
     live = [path for path in outputs if path not in loose]
-    if not live:  # a backbone that trains nothing excuses nothing
+    if not live:  # report no unused parameters, which would excuse those of an adapted module
         return _Step(faults)
     for paths in [[path] for path in live] if each else [live]:
         loss = sum((_loss(outputs[path]) for path in paths), torch.zeros(()))
@@ -208,13 +220,13 @@ def _backward(outputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.T
 
 
 def _loss(output: torch.Tensor) -> torch.Tensor:
-    """Linear, so that outputs of zero have a gradient too, and of other weight at each place."""
+    """A random linear function of an output, so that outputs of zero have a gradient too."""
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output.device)
     return (output.float() * weights).mean().cpu()
 
 
 def _gradients(loss: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The gradients of those targets that have one; nobody's `.grad` is written to where that can be helped."""
+    """The gradients of those targets that have one; `.grad` is not written to unless checkpointing requires it."""
     try:
         found: Sequence[torch.Tensor | None] = torch.autograd.grad(
             loss, list(targets.values()), retain_graph=True, allow_unused=True
@@ -230,6 +242,7 @@ def _gradients(loss: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> dict[
 
 
 def _of_values(path: str, gradients: Sequence[torch.Tensor]) -> list[Mismatch]:
+    """The faults in the values of gradients: NaN or infinity, or zeros everywhere."""
     largest = [_largest(gradient) for gradient in gradients if gradient.numel()]
     if not all(map(math.isfinite, largest)):
         return [Mismatch(path, "finite gradients", "gradients of NaN or infinity")]
@@ -239,13 +252,13 @@ def _of_values(path: str, gradients: Sequence[torch.Tensor]) -> list[Mismatch]:
 
 
 def _largest(gradient: torch.Tensor) -> float:
-    """The largest of all values without their signs; NaN where there is one. A norm takes twenty times as long."""
+    """The largest absolute value; NaN if there is one. Computing a norm would take twenty times as long."""
     values = torch.view_as_real(gradient) if gradient.is_complex() else gradient
     return float(torch.stack(torch.aminmax(values)).abs().max())
 
 
 def checkpointing(session: Session) -> Findings:
-    """Run forward and backward with gradient checkpointing."""
+    """Run forward and backward in train mode with gradient checkpointing."""
     copied = session.copy()
     method = getattr(copied, "set_grad_checkpointing", None)
     if method is None:

@@ -1,4 +1,4 @@
-"""Unexported: which line of a module torch could not trace, why, and what to write in its place."""
+"""Unexported: which line of a module `torch.export` could not trace, why, and what to write instead."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _REMEDIES = {
     "data-dependent": "torch.where(condition, a, b), or torch.cond(...), in place of if and int() on values",
     "numpy": "operations of torch in place of numpy",
 }
-"""By what stands in the message of torch."""
+"""Remedies, by a text in torch's message."""
 
 
 @contextlib.contextmanager
 def no_logs() -> Iterator[None]:
-    """Nothing logged or printed: torch writes whole graphs to the terminal before it raises."""
+    """Suppress logs and prints: torch writes whole graphs to the terminal before it raises."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -39,22 +39,23 @@ def no_logs() -> Iterator[None]:
 
 
 def untraced(name: str, error: Exception) -> Mismatch:
-    """What `torch.export` raised, as the line of the module that it stopped at.
+    """The mismatch of an error of `torch.export`, with the line of the module's code at which it stopped.
 
     Args:
-        name: Of the module, where no line of it is in the traceback.
+        name: Of the module; shown where no line of its code is in the traceback.
         error: What was raised.
     """
-    told = said(error, 160)
+    message = said(error, 160)
     remedy = next((text for sign, text in _REMEDIES.items() if sign in str(error)), "")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_foreign(frame.filename)]
     if not frames:
-        return Mismatch(name, _ON_SIZES, told, remedy)
+        return Mismatch(name, _ON_SIZES, message, remedy)
     last = frames[-1]
     where = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
     line = linecache.getline(last.filename, last.lineno or 0).strip()
-    return Mismatch(where, _ON_SIZES, "\n".join(filter(None, [line, told])), remedy)
+    return Mismatch(where, _ON_SIZES, "\n".join(filter(None, [line, message])), remedy)
 
 
 def _is_foreign(file: str) -> bool:
+    """Whether code belongs to torch or this package."""
     return file.startswith((_TORCH, _OWN, "<"))

@@ -1,4 +1,4 @@
-"""Verifying: the checks one after another."""
+"""Verifying: `verify`, which runs all checks of a module, and `verify_step`, which runs one training step."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _check_signature(signature: object) -> None:
 
 
 def _thorough(session: Session, asked: Mapping[str, Any], seconds: float, memory: int, tell: Tell) -> Iterator[Check]:
-    """Run the thorough checks in a child, or here what cannot be handed to one."""
+    """Run the thorough checks in a child process; those that cannot run there, in this process."""
     left = list(THOROUGH_CHECKS)
     try:
         for check in in_children(asked, left, seconds=seconds, memory=memory, tell=tell) if session.has_values else ():
@@ -141,7 +141,7 @@ def _thorough(session: Session, asked: Mapping[str, Any], seconds: float, memory
 
 
 def _in_time(session: Session, name: str, seconds: float) -> Check:
-    """Run one thorough check here; one that takes too long says nothing."""
+    """Run one thorough check in this process; it is stopped if it takes too long."""
     try:
         with at_most(seconds):
             return checked(session, name, THOROUGH_CHECKS[name])
