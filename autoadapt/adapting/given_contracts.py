@@ -1,4 +1,4 @@
-"""Given contracts: the signature that `like=` means, and the refusal of what means none."""
+"""Given contracts: the signature for what a caller gives as `like=`, or an error."""
 
 from __future__ import annotations
 
@@ -25,14 +25,18 @@ __all__ = ["as_signature", "settled_already", "with_given_inputs"]
 _LIKE = "a module, a Signature, texts in containers, a model's name, or the path of a saved signature"
 _NUMBERS = re.compile(r"\s*\d+(\s*,\s*\d+)*\s*")
 _ROUND = re.compile(r"\s*[\w.]+\s*\(.*\)\s*")
-"""A spec in brackets of another kind, which is refused as one."""
+"""A spec in round brackets, such as `f32(B, 3)`; it is parsed, and refused, as a spec."""
 
 
 def as_signature(like: object, inputs: object = None) -> Signature:
-    """The signature that `like=` means.
+    """The signature for a value of `like=`.
+
+    Args:
+        like: A module, a signature, texts in containers, the name of a model, or the path of a saved signature.
+        inputs: The example call to capture a module with.
 
     Raises:
-        SignatureError: It is of another type, or a file that holds no signature.
+        SignatureError: It is of another type, or a file without a signature.
         SourceError: There is no model of that name.
     """
     match like:
@@ -52,7 +56,7 @@ def as_signature(like: object, inputs: object = None) -> Signature:
 
 
 def _of_text(like: str, inputs: object) -> Signature:
-    """The signature of a text: outputs, a model's name, or the path of a file."""
+    """The signature for a text: that of an output, a model's name, or the path of a file."""
     if "[" in like or _ROUND.fullmatch(like):
         return Signature.parse(like)
     if _names_a_file(like):
@@ -89,12 +93,19 @@ def _names_a_file(text: str) -> bool:
 
 
 def with_given_inputs(target: Signature, source: Signature, new: nn.Module, inputs: object) -> Signature:
-    """A contract that says nothing of what goes in, such as one in texts, with the inputs that the caller gives.
+    """A contract without inputs, such as one in texts, completed by the inputs that the caller gives.
 
-    Those that `new` takes as they are say nothing more; one image of other channels is the input of the contract.
+    It is unchanged if `new` takes the given inputs as they are. One image with another number of channels becomes the
+    input of the contract.
+
+    Args:
+        target: The contract; one with inputs is returned as it is.
+        source: The signature of `new`.
+        new: The new module.
+        inputs: The example call, if any.
 
     Raises:
-        CaptureError: `new` takes others, and the given ones are no image either.
+        InputError: `new` takes other inputs, and the given ones are not one image.
         SignatureError: An output of the contract would be empty at their size.
     """
     if target.inputs.leaves or inputs is None:
@@ -117,6 +128,11 @@ def with_given_inputs(target: Signature, source: Signature, new: nn.Module, inpu
 
 
 def _refuse_empty(target: Signature, specs: Sequence[TensorSpec], tensors: Sequence[torch.Tensor]) -> None:
+    """Refuse inputs at whose size an output of the contract would be empty.
+
+    Raises:
+        SignatureError: They are such.
+    """
     pairs = [pair for spec, one in zip(specs, tensors, strict=True) for pair in zip(spec.dims, one.shape, strict=True)]
     sizes = {str(dim): size for dim, size in pairs if dim.axes}
     at = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
@@ -130,19 +146,22 @@ def _refuse_empty(target: Signature, specs: Sequence[TensorSpec], tensors: Seque
 
 
 def _takes(spec: TensorSpec, tensor: torch.Tensor) -> bool:
-    """Whether a tensor is of a spec: its kind of numbers, its number of axes, and those of them that are fixed."""
+    """Whether a tensor fits a spec: floating-point or not, its number of axes, and the sizes of fixed axes."""
     fixed = [(dim.constant, size) for dim, size in zip(spec.dims, tensor.shape, strict=False) if not dim.axes]
     is_alike = len(spec.dims) == tensor.dim() and spec.is_floating == tensor.is_floating_point()
     return is_alike and all(wanted == size for wanted, size in fixed)
 
 
 def _is_image_like(spec: TensorSpec, tensor: torch.Tensor, channels: int) -> bool:
-    """Whether a tensor is an image as a spec says, with other channels; not one with its channels elsewhere."""
+    """Whether a tensor is an image of a spec except for its number of channels, with channels on the same axis."""
     is_alike = spec.is_floating == tensor.is_floating_point() and len(spec.dims) == tensor.dim()
     return is_alike and tensor.shape[-1] != channels and all(dim.axes or dim == channels for dim in spec.dims)
 
 
 def settled_already(new: object, source: Signature, target: Signature) -> dict[str, str]:
-    """Each output by its own name, of an adapted module that returns what is wanted: none of its adapters is cut."""
+    """Pairs of each output with itself, where `new` is an adapted module that already keeps the contract.
+
+    Without them, outputs of its backbone might be paired, and its adapters cut.
+    """
     found, wanted = ({path: (one.dtype, one.dims) for path, one in each.outputs.items()} for each in (source, target))
     return {path: path for path in wanted} if isinstance(new, AdaptedModule) and found == wanted else {}

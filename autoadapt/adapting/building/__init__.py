@@ -1,4 +1,8 @@
-"""Building: a plan made into a torch.fx module."""
+"""Building: from a plan to a torch.fx module.
+
+`graphs` writes a plan as a torch.fx graph, `modules` puts it around a view of the backbone and the generated layers,
+`cutting` and `stems` change the view, and `printing` gives the code of a graph as a person would write it.
+"""
 
 from autoadapt.adapting.building.asked_builds import build
 from autoadapt.adapting.building.edits import edits, other_parts

@@ -1,4 +1,4 @@
-"""Arguments: what the forward pass of an adapted module takes, and what of it that is no tensor it hands on."""
+"""Arguments: those of an adapted module's forward pass, and which that are no tensors it hands to the backbone."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ __all__ = [
 ]
 
 Entries: TypeAlias = Mapping[Key, tuple[str, Tree]]
-"""What stands at a key of a dict that is an argument, with the name of that argument."""
+"""Entries of a dict argument: the name of that argument and the entry, by the entry's key."""
 
 
 def arguments_of(target: Signature) -> Iterator[tuple[str, Tree]]:
-    """Each argument of the old module, given when it was probed or not, in the order in which it takes them.
+    """The arguments of the old module that the adapted one takes, with their trees, in the old module's order.
 
     Example:
         >>> from autoadapt.contracts.signature import Parameter
@@ -51,35 +51,40 @@ def arguments_of(target: Signature) -> Iterator[tuple[str, Tree]]:
 
 
 def default_of(target: Signature, name: str) -> Any:
-    """What an argument that is no tensor is where nobody gives it: the old module's default, else what it was."""
+    """The default of an argument that is no tensor: the old module's, else the value in the example call."""
     own = next((one.default for one in target.parameters if one.name == name), None)
     tree = own or target.plain_arguments[name]
     return tree.value if isinstance(tree, Constant) else None
 
 
 def accepted(target: Signature, name: str) -> list[Any]:
-    """What an argument may be that nothing serves: what it was, and what means the same to the old module."""
+    """The values that an argument may have if the new module has no such argument.
+
+    They are the value in the example call, and another that means the same to the old module, such as its default in
+    place of None.
+    """
     tree = target.plain_arguments[name]
     value = tree.value if isinstance(tree, Constant) else None
     own = next((one for one in target.parameters if one.name == name), None)
     further = further_of(target)
     is_off = own is None and further is not None and further[1].get(name) is False
-    told = own.told if own else Constant(value=False) if is_off else None
-    if told is None or value not in (None, told.value):
+    same = own.told if own else Constant(value=False) if is_off else None
+    if same is None or value not in (None, same.value):
         return [value]
-    return [value, told.value if value is None else None]
+    return [value, same.value if value is None else None]
 
 
 def further_of(target: Signature) -> tuple[str, dict[str, bool]] | None:
-    """The name of the old module's `**kwargs`, and the flags that its config knows; None where it has none."""
+    """The name of the old module's `**kwargs`, and the flags that its config has; None where it has no `**kwargs`."""
     return next(((one.name, dict(one.further)) for one in target.parameters if one.further is not None), None)
 
 
 def handed_on(source: Signature, target: Signature) -> list[str]:
-    """Arguments that were no tensors and that the new module takes by the same name, where both started from one value.
+    """Arguments that are no tensors and are handed to the new module's argument of the same name.
 
-    A switch or a text may change what comes out, and so is none of them; nor is a mask whose ones mean the opposite,
-    or of another form, nor what a module that names others takes in its `**kwargs`, where it may well be dropped.
+    Both modules' example calls must have had the same value there. Booleans and texts are not handed on, since they
+    may change the outputs; nor are masks of another form or with the opposite meaning; nor arguments that the new
+    module takes only in `**kwargs` besides named ones, where it may ignore them.
     """
     named = {one.name for one in source.parameters if one.further is None}
     takes_any = further_of(source) is None or not named
@@ -100,7 +105,7 @@ def handed_on(source: Signature, target: Signature) -> list[str]:
 
 
 def may_be_absent(plan: Plan, name: str, tree: Tree) -> bool:
-    """Whether None may be given for a tensor: the old module takes it, and so does the new one, or never gets it."""
+    """Whether None may be given for a tensor: the old module takes None, and so does the new one if it gets it."""
     left = {one.name for one in plan.target.parameters if one.takes_none}
     theirs = {one.name for one in plan.source.parameters if one.takes_none}
     routes = [route for route in plan.inputs if route.target == name]
@@ -109,12 +114,16 @@ def may_be_absent(plan: Plan, name: str, tree: Tree) -> bool:
 
 
 def is_allowed(name: str) -> bool:
-    """Whether a name can be that of an argument or a variable of `forward`."""
+    """Whether a text can be the name of an argument or a variable of `forward`."""
     return name.isidentifier() and not keyword.iskeyword(name) and name != "self"
 
 
 def check_names(names: Iterable[object]) -> None:
-    """Refuse what cannot be written as the name of an argument; a plan may have been read from a file."""
+    """Refuse texts that cannot be names of arguments; a plan may have been read from a file.
+
+    Raises:
+        BuildError: There are such.
+    """
     wrong = [str(name) for name in names if not is_allowed(str(name))]
     if wrong:
         faults = [Mismatch(f"argument {name!r}", "a Python identifier", name, "rename it") for name in wrong]
@@ -122,7 +131,7 @@ def check_names(names: Iterable[object]) -> None:
 
 
 def container_annotation(tree: Tree) -> Any:
-    """What torch.jit.script must be told of an argument that is no tensor; None where it need not or cannot be."""
+    """The annotation that torch.jit.script needs for a container argument; None where it needs or supports none."""
     if not isinstance(tree, Container) or not all(isinstance(child, Slot) for child in tree.children):
         return None
     match tree.kind:
@@ -137,7 +146,11 @@ def container_annotation(tree: Tree) -> Any:
 
 
 def where_axis(axis: str, signature: Signature) -> tuple[str, int]:
-    """An input tensor and the position in it that shows the size of an axis."""
+    """An input tensor and the position of a dim in it from which the size of an axis can be read.
+
+    Raises:
+        BuildError: No dim of an input is this axis.
+    """
     for path, spec in signature.inputs.items():
         for position, dim in enumerate(spec.dims):
             if dim == Dim.axis(axis):
@@ -147,7 +160,7 @@ def where_axis(axis: str, signature: Signature) -> tuple[str, int]:
 
 
 def plain_entries(target: Signature) -> Entries:
-    """What stands beside tensors in a dict that is an argument, such as the size of a batch: by key, with the argument.
+    """The entries of dict arguments that are no tensors, such as the size of a batch.
 
     Example:
         >>> from autoadapt.contracts.signature import Values
@@ -167,13 +180,13 @@ def plain_entries(target: Signature) -> Entries:
 
 
 def shared_entries(tree: Tree, plain: Entries) -> Entries:
-    """Those of the entries that a dict has as well, with the same value."""
+    """The entries that a dict has as well, with the same value."""
     found = dict(zip(tree.keys, tree.children, strict=True)) if isinstance(tree, Container) else {}
     return {key: entry for key, entry in plain.items() if found.get(key) == entry[1]}
 
 
 def without_entries(tree: Tree, plain: Entries) -> Tree:
-    """A dict that is written into the caller's, without the entries that are the caller's own."""
+    """A dict that is written into the caller's, without the entries that the caller's already has."""
     gone = shared_entries(tree, plain)
     if not isinstance(tree, Container) or not gone:
         return tree

@@ -1,4 +1,4 @@
-"""Asked builds: a plan that a caller brings, with a module that may be another one than it was made for."""
+"""Asked builds: `build`, for a plan and a module from the caller, which need not belong together."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["build"]
 def build(new: nn.Module | str, plan: Plan, *, like: nn.Module | None = None, share: bool = True) -> AdaptedModule:
     """Make a plan into a module.
 
-    Parameters of the backbone that reach none of the outputs that are read take no gradient in the result, so that
-    distributed training does not wait for them. The shapes that the backbone returns are compared with the plan's
-    source once, by a run without values.
+    Backbone parameters that affect none of the outputs that are read have `requires_grad` False in the result, so that
+    distributed training does not wait for their gradients. The shapes that the backbone returns are compared with the
+    plan's source in one run on the meta device.
 
     Args:
         new: The module that the plan's source signature was captured from, which is not changed; or its name.
         plan: What to build.
-        like: The old module; what consumers read off it (`out_channels`, `strides`, ...) is said by the new one too.
-        share: Use the storage of `new`'s weights; otherwise copy them.
+        like: The old module, whose attributes that consumers read (`out_channels`, `strides`, ...) are copied.
+        share: Share the storage of `new`'s weights; otherwise copy them.
 
     Returns:
-        A torch.fx module on the device of `new`. Each part is in the mode that it has in `new`, the generated layers
-        in that of the whole. Each of these layers has the dtype that it reads, as `new` returns it.
+        A torch.fx module on the device of `new`. Each part of the backbone is in the mode that it has in `new`, the
+        generated layers in the mode of `new` itself. Each of these layers has the dtype of its input.
 
     Raises:
         BuildError: The plan needs a container class that is not imported, two outputs have one name, its layers
@@ -48,7 +48,7 @@ def build(new: nn.Module | str, plan: Plan, *, like: nn.Module | None = None, sh
 
 
 def _other_outputs(backbone: nn.Module, plan: Plan) -> list[Mismatch]:
-    """What a backbone returns that the plan does not know; nothing where that takes values or cannot be invented."""
+    """Outputs of a backbone whose shapes are not those of the plan; none where it does not run on the meta device."""
     remedy = "aa.adapt(new, like=old)  # which plans anew"
     try:
         with off_the_meta_device(), undisturbed(0):

@@ -1,4 +1,7 @@
-"""Cutting: a view returns what its taps take; what serves nothing that is read no longer runs where that is safe."""
+"""Cutting: a view of the backbone is made to return its taps, and modules that no read output needs are removed.
+
+A removal is tried on copies on the meta device, and undone if the view then no longer runs or trains.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,15 @@ __all__ = ["MetaRun", "tapped"]
 
 
 def tapped(backbone: nn.Module, plan: Plan) -> Plan:
-    """Put the taps on a view and take off what they leave without use.
+    """Put the plan's taps on a view and cut the modules that are then not needed.
 
     Args:
         backbone: A view; it is changed.
-        plan: What is read of it.
+        plan: Says which outputs are read and which modules may be cut.
 
     Returns:
-        The plan with what was really cut, with the parameters that are frozen, and with the taps of which a copy is
-        taken since something writes over them.
+        The plan with the modules that were really cut, the parameters that were frozen, and the taps that hand on a
+        copy since a later layer overwrites the tensor.
     """
     run = MetaRun(plan, backbone)
     if not plan.taps and not run.unread:
@@ -56,7 +59,12 @@ def tapped(backbone: nn.Module, plan: Plan) -> Plan:
 
 
 class MetaRun:
-    """Runs a view on the meta device and gives the tensors that a plan reads of it."""
+    """Runs a view on the meta device and returns the tensors that a plan reads from it.
+
+    Args:
+        plan: What is read.
+        backbone: The view.
+    """
 
     def __init__(self, plan: Plan, backbone: nn.Module) -> None:
         self._plan, self._source, self._backbone = plan, plan.source, backbone
@@ -66,14 +74,14 @@ class MetaRun:
         """Outputs that no route begins with."""
 
     def __call__(self, module: nn.Module, batch: int | None = None) -> list[torch.Tensor]:
-        """One run.
+        """Run a copy of the view.
 
         Args:
-            module: On the meta device.
-            batch: Size of the batch; that of the capture where left out.
+            module: The copy, on the meta device.
+            batch: Batch size; that of the example call where left out.
 
         Raises:
-            ValueError: A level is not where it was.
+            ValueError: An output has another shape than in the plan.
         """
         sizes = self._source.sizes() | ({} if batch is None else {"B": batch})
         tensors = [
@@ -83,13 +91,13 @@ class MetaRun:
         with undisturbed(None), on_the_meta_device(self._backbone, self._caches), torch.set_grad_enabled(True):
             try:
                 tree, returned = flatten(apart(arguments.call, module))
-            except Exception:  # the values of a mask were looked at, which there are none of
+            except Exception:  # perhaps it reads the values of a mask, which has none here: try without masks
                 if not (spare := _spare_masks(self._source)):
                     raise
                 arguments = Arguments(arguments.values | dict.fromkeys(spare), arguments.positional)
                 tree, returned = flatten(apart(arguments.call, module))
         taps = self._plan.taps
-        given = taps or path_texts(tree)  # what hooks collect are fewer levels where the last are cut
+        given = taps or path_texts(tree)  # hooks collect fewer levels where the last ones are cut
         found = dict(zip(given, returned, strict=True))
         shapes = {name: spec.shape(sizes) for name, spec in self._source.outputs.items() if name in self._read}
         if any(found[name].shape != shape for name, shape in shapes.items()):
@@ -97,7 +105,7 @@ class MetaRun:
         return [found[name] for name in tuple(taps) or self._source.outputs.paths if name in self._read]
 
     def batches(self) -> tuple[int | None, ...]:
-        """Sizes of batches to try: as many as no tuple has members, so that none is unpacked instead of one; and 1."""
+        """Batch sizes to try: the example's, 1, and 11, so large that no tensor is unpacked in place of a tuple."""
         axis = self._source.axes.get("B")
         if axis is None or axis.step != 1 or axis.smallest > 1:
             return (None,)
@@ -105,7 +113,7 @@ class MetaRun:
 
 
 def _spare_masks(source: Signature) -> list[str]:
-    """Masks that were given and need not be."""
+    """Mask arguments in the example call that may also be None."""
     optional = {one.name for one in source.parameters if one.takes_none}
     return [mask.argument for mask in source.masks if mask.argument in optional & source.arguments.keys()]
 
@@ -114,20 +122,25 @@ _OWN = "build(the module that was planned for, plan)"
 
 
 def _check_cut(backbone: nn.Module, plan: Plan) -> None:
+    """Refuse a backbone without the modules that the plan cuts.
+
+    Raises:
+        BuildError: It is not the one that the plan was made for.
+    """
     named = dict(backbone.named_modules(remove_duplicate=False)) if plan.cut else {}
     if faults := [Mismatch(f"`{path}`", "a part that is cut", "none", _OWN) for path in plan.cut if path not in named]:
         raise BuildError(f"the plan is not one of {type(backbone).__name__}", faults[:3])
 
 
 def _without_auxiliary(backbone: nn.Module, plan: Plan, trial: Trial) -> Plan:
-    """The plan with heads that run in train mode alone among what is cut, if anything is: they read what is cut."""
+    """Add auxiliary heads, which run in train mode alone and may read what is cut, to the modules to cut."""
     new = {path: backbone.get_submodule(path) for path in trial.train_only(backbone) if path not in plan.cut}
     costs = {path: CutCost(parameters=sum(p.numel() for p in one.parameters())) for path, one in new.items()}
     return plan.model_copy(update={"cut": (*plan.cut, *new), "cut_costs": plan.cut_costs | costs})
 
 
 def _cut(backbone: nn.Module, plan: Plan, run: MetaRun, trial: Trial) -> tuple[str, ...]:
-    """What was cut: what follows the last tap, then side branches before it."""
+    """Cut the modules after the last tap, then side branches before it; returns those that were cut."""
     if not plan.cut or not trial.runs:
         return ()
     late = [path for path in plan.cut if path not in plan.beside]

@@ -1,4 +1,4 @@
-"""Edits: what of an adapted module is no longer what its plan says, since somebody changed it after it was built."""
+"""Edits: where an adapted module differs from its plan, since somebody changed it after it was built."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ _REMEDY = "aa.build(new, net.plan)      as the plan says"
 
 
 def edits(net: AdaptedModule) -> list[Mismatch]:
-    """The graph, layers and tensors of an adapted module that are not those of its plan, by their places."""
+    """Mismatches for the graph, layers and tensors of an adapted module that are not as its plan says."""
     graph = Mismatch("net.graph", "the graph of its plan", "an edited one", _REMEDY)
     return [*([graph] if is_edited(net) else []), *other_parts(net)]
 
 
 def other_parts(net: AdaptedModule) -> list[Mismatch]:
-    """Its layers and tensors that are not those of its plan."""
+    """Mismatches for its layers and tensors alone."""
     return [*_other_adapters(net), *_further(net)]
 
 
 def _other_adapters(net: AdaptedModule) -> Iterator[Mismatch]:
+    """Generated layers that are missing, replaced or added."""
     for name, route in adapter_names(net.plan).items():
         steps = {called: step for called, step, _ in learned_steps(route)}
         for called, step in steps.items():
@@ -46,6 +47,7 @@ def _other_adapters(net: AdaptedModule) -> Iterator[Mismatch]:
 
 
 def _further(net: AdaptedModule) -> Iterator[Mismatch]:
+    """Modules, parameters and buffers beside `backbone` and `adapters`."""
     children = {name for name, _ in net.named_children()} - {"backbone", "adapters"}
     tensors = [*net.named_parameters(recurse=False), *net.named_buffers(recurse=False)]
     for name in sorted(children) + [name for name, _ in tensors]:
@@ -54,7 +56,7 @@ def _further(net: AdaptedModule) -> Iterator[Mismatch]:
 
 
 def _is_as_planned(layer: nn.Module, step: Project) -> bool:
-    """Whether it is a projection of plain parameters, which may be sharded, that looks at one place at a time."""
+    """Whether a layer is the planned linear layer or 1x1 convolution, with plain parameters, which may be sharded."""
     kinds = (nn.Linear,) if step.form == "linear" else (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     if not any(isinstance(layer, kind) and type(layer).forward is kind.forward for kind in kinds):
         return False

@@ -1,7 +1,7 @@
-"""Expressions: pieces of Python on as many lines as they take.
+"""Expressions: Python expressions as text, on as many lines as needed.
 
-What does not fit into a line is broken as ruff and black break it, each item on a line of its own with a comma behind
-the last, so that the text is formatted at any line length.
+An expression that does not fit into a line is broken as ruff and black do it: each item on its own line, with a comma
+after the last.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 WIDTH = 88
-"""Columns of a line, as black and ruff have it by default."""
+"""Columns of a line, the default of black and ruff."""
 INDENT = 4
 
 
@@ -37,22 +37,25 @@ class Text:
 
     text: str
     level: int = 9
-    """How tightly it binds: a sum 1, a product 2, anything closed 9."""
+    """Precedence: 1 for a sum, 2 for a product, 9 for what never needs brackets."""
     depth: int = 0
-    """Calls within calls."""
+    """How deeply calls are nested in it."""
 
 
 @dataclass(frozen=True)
 class Bracketed:
-    """Items between brackets, behind what is called or indexed, if anything is."""
+    """Items between brackets: a call, or a tuple, list or dict."""
 
     head: str
+    """What is called; empty for a container."""
     opening: str
     items: tuple[tuple[str, Expression], ...]
-    """Each with what stands before it: `size=`, `"p2": `."""
+    """Each item with the text before it, such as `size=` or `"p2": `."""
     closing: str
     depth: int = 0
+    """How deeply calls are nested in it."""
     level: int = 9
+    """Precedence, as that of `Text`."""
 
 
 Expression: TypeAlias = Text | Bracketed
@@ -69,7 +72,7 @@ def _plain(value: Any) -> Text:
 
 
 def constant(value: Any) -> Expression:
-    """A value of plain containers, numbers and texts as an expression."""
+    """The expression of a value: nested dicts, lists and tuples of numbers and texts."""
     match value:
         case dict():
             return group("{", [(f"{flat(constant(key))}: ", constant(item)) for key, item in value.items()], "}")
@@ -82,7 +85,7 @@ def constant(value: Any) -> Expression:
 
 
 def quoted(text: str) -> str:
-    """A text between double quotes, as formatters have it.
+    """A string literal in double quotes, as formatters write it.
 
     Example:
         >>> print(quoted("p2"), quoted("it's"), quoted('an "a"'))
@@ -95,7 +98,7 @@ def quoted(text: str) -> str:
 
 
 def prose(text: str) -> str:
-    """Words as they may stand in a docstring or a comment: nothing in them ends it.
+    """A text that can be put into a docstring or a comment without ending it.
 
     Example:
         >>> print(prose(chr(34) * 3 + " ends"))
@@ -105,7 +108,13 @@ def prose(text: str) -> str:
 
 
 def group(opening: str, items: list[tuple[str, Expression]], closing: str) -> Bracketed:
-    """Items between brackets, each with what stands before it; what is called stands before the opening bracket."""
+    """A `Bracketed` expression.
+
+    Args:
+        opening: What is called, if anything, and the opening bracket.
+        items: Each with the text before it.
+        closing: The closing bracket.
+    """
     head, bracket = opening[:-1], opening[-1]
     return Bracketed(head, bracket, tuple(items), closing, max((item.depth for _, item in items), default=0))
 
@@ -120,13 +129,13 @@ def flat(expression: Expression) -> str:
 
 
 def lines_of(before: str, expression: Expression, after: str, room: int) -> list[str]:
-    """An expression on as many lines as it takes.
+    """An expression on as many lines as needed.
 
     Args:
-        before: What stands before it on its first line.
+        before: Text before it on its first line.
         expression: What is written.
-        after: What stands behind it on its last line.
-        room: Columns that there are.
+        after: Text after it on its last line.
+        room: Columns of a line.
     """
     line = before + flat(expression) + after
     if len(line) <= room or isinstance(expression, Text) or not expression.items:

@@ -1,4 +1,4 @@
-"""Facts: what consumers and training recipes read off a backbone, said by the adapted module."""
+"""Facts: attributes and methods that consumers and training recipes read from a backbone, for adapted modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 __all__ = ["RECIPES", "Said", "copy_facts", "filtered_call", "recipe"]
 
-# What people read off a backbone, by the habits of timm, torchvision, smp, transformers and detectron2.
+# Attributes and methods of backbones in timm, torchvision, smp, transformers and detectron2.
 _FACTS = (
     "backbone_type",
     "channels",
@@ -32,17 +32,23 @@ _FACTS = (
     "strides",
 )
 RECIPES = ("group_matcher", "no_weight_decay", "set_grad_checkpointing")
+"""Methods that training recipes of timm call, and that an adapted module takes from its backbone."""
 
 
 def copy_facts(like: nn.Module, net: nn.Module) -> None:
-    """Let a module say what another one says of its outputs."""
+    """Copy the attributes that describe a module's outputs to another module.
+
+    Args:
+        like: Where they are read.
+        net: Where they are set.
+    """
     for name in _FACTS:
         if hasattr(like, name):
             setattr(net, name, _fact(getattr(like, name)))
 
 
 class Said:
-    """A method without arguments whose answer is known."""
+    """A method without arguments that returns copies of a value, in place of one of the old module."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -56,13 +62,13 @@ def _fact(value: Any) -> Any:
 
 
 def filtered_call(net: nn.Module, *values: Any, **keywords: Any) -> Any:
-    """Call a module as transformers' heads call a backbone: without the keyword arguments that it does not take."""
+    """Call a module without the keyword arguments that it does not take, as heads of transformers call a backbone."""
     known = inspect.signature(net.forward).parameters
     return net(*values, **{name: value for name, value in keywords.items() if name in known})
 
 
 def recipe(backbone: nn.Module, name: str) -> Any:
-    """A training recipe's method of the backbone, its parameter names as they are in the adapted module."""
+    """A method of `RECIPES` of the backbone, with parameter names as they are in the adapted module."""
     method = getattr(backbone, name)
     if name == "no_weight_decay":
         return lambda: {f"backbone.{parameter}" for parameter in method()}
@@ -72,6 +78,7 @@ def recipe(backbone: nn.Module, name: str) -> Any:
 
 
 def _prefixed(patterns: Any) -> Any:
+    """Regular expressions of parameter names, in timm's containers, with `backbone.` before each name."""
     match patterns:
         case str():
             return patterns.replace("^", r"^backbone\.", 1) if patterns.startswith("^") else rf"^backbone\.{patterns}"

@@ -1,4 +1,4 @@
-"""Graphs: a plan written as straight-line code in torch.fx nodes, without tensors."""
+"""Graphs: the forward pass of a plan as a torch.fx graph."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def graph_of(plan: Plan) -> fx.Graph:
 
 
 def adapter_names(plan: Plan) -> dict[str, Route]:
-    """A name for the adapter of each route, allowed in a ModuleDict and unlike the others."""
+    """The routes of a plan by the names of their adapters, which are unique and allowed in a ModuleDict."""
     names: dict[str, Route] = {}
     taken = nn.ModuleDict()
     for route in plan.routes:
@@ -69,15 +69,15 @@ def adapter_names(plan: Plan) -> dict[str, Route]:
 
 
 def learned_steps(route: Route) -> list[tuple[str, Project, TensorSpec]]:
-    """Name, operation and input of each learned step."""
+    """The learned steps of a route: the name of the layer, the operation, and the spec of its input."""
     found = [(step, spec) for step, spec in zip(route.steps, route.specs, strict=False) if isinstance(step, Project)]
     return [("project" if i == 0 else f"project_{i + 1}", step, spec) for i, (step, spec) in enumerate(found)]
 
 
 class _Emitter:
-    """Writes the graph of a plan; fx nodes only, no tensors.
+    """Writes the graph of a plan.
 
-    The nodes of one chain carry what a person would call their values as `meta["name"]`; see `printing`.
+    The nodes of one route carry the name that a person would give their values, as `meta["name"]`; see `printing`.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -94,6 +94,7 @@ class _Emitter:
         self._arguments: dict[str, fx.Node] = {}
 
     def written(self) -> fx.Graph:
+        """The whole graph; to be called once."""
         placeholders = self._arguments = self._placeholders()
         self._head = next(iter(reversed(self.graph.nodes)), None)
         self.features = self._call_backbone(self._hand_on(placeholders))
@@ -106,13 +107,13 @@ class _Emitter:
         return self.graph
 
     def put(self, op: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """A node whose value goes by the name of the chain at hand."""
+        """A new node whose value has the name of the present route."""
         node = self.graph.create_node(op, target, args, kwargs, name=self._name)
         node.meta["name"] = self._name
         return node
 
     def _placeholders(self) -> dict[str, fx.Node]:
-        """One argument for each of the old module's; those that were no tensors or may be absent have defaults."""
+        """One argument for each of the old module's; those that are no tensors or may be absent have defaults."""
         found: dict[str, fx.Node] = {}
         optional, plan = False, self._plan
         for name, tree in arguments_of(plan.target):
@@ -131,7 +132,7 @@ class _Emitter:
         return found
 
     def _hand_on(self, placeholders: Mapping[str, fx.Node]) -> dict[str, fx.Node]:
-        """What is no tensor and goes to the backbone as it is given; the rest has to be as it was."""
+        """The arguments that are no tensors and go to the backbone; of others, calls check that they are unchanged."""
         target = self._plan.target
         passed = handed_on(self._plan.source, target)
         found = {}
@@ -145,13 +146,20 @@ class _Emitter:
         return found
 
     def _forget_unused(self) -> None:
-        """Remove what was taken out of a container and is not needed."""
+        """Remove look-ups in containers that nothing reads."""
         for node in reversed(self.graph.nodes):
             if node.target in (operator.getitem, getattr) and not node.users:
                 self.graph.erase_node(node)
 
     def _take_apart(self, tree: Tree, node: fx.Node, path: Path, found: dict[str, fx.Node]) -> None:
-        """Note the node of every tensor in a tree."""
+        """Write look-ups of every tensor in a container.
+
+        Args:
+            tree: The container.
+            node: Its value.
+            path: Its path.
+            found: Gets the node of each tensor, by path.
+        """
         match tree:
             case Slot():
                 found[path_text(path)] = node
@@ -167,7 +175,11 @@ class _Emitter:
                 return
 
     def _call_backbone(self, plain: Mapping[str, fx.Node]) -> dict[str, fx.Node]:
-        """Call the backbone with inputs made legal, and others as they are; gives the node of each of its outputs."""
+        """Call the backbone with the inputs of the plan's input routes; returns the node of each of its outputs.
+
+        Args:
+            plain: Arguments that are no tensors, by name.
+        """
         source = self._plan.source
         routed = {}
         for route in self._plan.inputs:
@@ -192,6 +204,7 @@ class _Emitter:
         return found
 
     def _route(self, name: str, route: Route) -> fx.Node:
+        """Write the steps of a route, whose layers are at `adapters.<name>`; returns the node of its output."""
         is_input = route.source.startswith("inputs.")
         node = self.given[route.source.removeprefix("inputs.")] if is_input else self.features[route.source]
         learned = learned_steps(route)
@@ -204,21 +217,21 @@ class _Emitter:
         return self.put("call_method", "contiguous", node) if route.made_contiguous else node
 
     def sizes(self, dims: Sequence[Dim]) -> list[Any]:
-        """Sizes as numbers, or as arithmetic on the sizes of the inputs."""
+        """Sizes as numbers, or as nodes that compute them from the sizes of the inputs."""
         return [self._size(dim) for dim in dims]
 
     def call(self, name: str, function: Callable[..., Any], *args: Any) -> fx.Node:
-        """A call whose value goes by a name of its own."""
+        """A function call whose value has a name of its own."""
         return self.graph.create_node("call_function", function, args, name=name)
 
     def once(self, key: object, make: Callable[[], fx.Node]) -> fx.Node:
-        """One node for all that ask with the same key."""
+        """The node that was made for a key; made by the first call with that key."""
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
 
     def _size(self, dim: Dim) -> Any:
-        """A size as a number, or as arithmetic on the sizes of the inputs."""
+        """A size as a number, or as a node that computes it from the sizes of the inputs."""
         if dim.constant is not None:
             return dim.constant
         if stepped := coarse_step(dim):
@@ -227,11 +240,11 @@ class _Emitter:
         known = {axis: fx.Proxy(self.axis(axis)) for axis in sorted(dim.axes)}
         value = dim.evaluate(known)
         for node in self.graph.find_nodes(op="call_function", target=torch.sym_max):
-            node.target = layers.larger  # which also a trace and a script can follow
+            node.target = layers.larger  # sym_max can neither be traced nor scripted
         return value.node if isinstance(value, fx.Proxy) else value
 
     def axis(self, name: str) -> fx.Node:
-        """The size of an input axis, read before anything else is done."""
+        """The node of an input axis's size, which is read at the beginning of the graph."""
         if name not in self._sizes:
             path, position = where_axis(name, self._plan.target)
             called = {"B": "batch", "H": "height", "W": "width"}.get(name, f"size_{name}")
@@ -244,7 +257,7 @@ class _Emitter:
         return self._sizes[name]
 
     def _argument(self, tree: Tree, nodes: Any) -> Any:
-        """An argument of the backbone; what is no tensor in a dict is as the caller gives it, if the old one had it."""
+        """An argument of the backbone; entries of a dict that are no tensors are read from the caller's, if in it."""
         made = self._container(tree, nodes)
         for key, (name, _) in (shared_entries(tree, self._plain) if isinstance(made, dict) else {}).items():
             given = self._arguments[name], key, made[key]
@@ -252,7 +265,7 @@ class _Emitter:
         return made
 
     def _returned(self, nodes: Sequence[fx.Node], placeholders: Mapping[str, fx.Node]) -> Any:
-        """The old module's container around the adapted leaves; an argument that it filled in is filled in."""
+        """The old module's container with the adapted outputs; a dict argument that it wrote them to is updated."""
         target = self._plan.target
         filled = [name for name, path in target.filled.items() if path == ""]
         value = self._container(without_entries(target.outputs.tree, self._plain if filled else {}), iter(nodes))
@@ -265,6 +278,11 @@ class _Emitter:
         return argument
 
     def _container(self, tree: Tree, nodes: Any) -> Any:
+        """A container with the next nodes in its slots.
+
+        Raises:
+            BuildError: It has an object that cannot be made.
+        """
         match tree:
             case Slot():
                 return next(nodes)
@@ -280,6 +298,7 @@ class _Emitter:
                 return self._literal(tree, keys, children)
 
     def _literal(self, tree: Container, keys: Sequence[Any], children: list[Any]) -> Any:
+        """A container as a Python literal where torch.fx takes that, else as a call of its class."""
         constructor, form = container_type(tree)
         match tree.kind:
             case "tuple":

@@ -1,4 +1,4 @@
-"""Layer sizes: how many values the layers of a plan hold, counted before the first of them is made."""
+"""Layer sizes: the number of weights in the generated layers of a plan, counted before any of them is made."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ __all__ = ["refuse_large_layers"]
 
 
 def refuse_large_layers(new: nn.Module, plan: Plan) -> None:
-    """Refuse a plan whose generated layers, and rewritten stems, take too much memory.
+    """Refuse a plan whose generated layers and rewritten stems take too much memory.
+
+    Args:
+        new: The backbone.
+        plan: What is to be built.
 
     Raises:
-        BuildError: They do; the largest is named.
+        BuildError: They have more than `MOST_LEARNED` weights together; the largest layer is named.
     """
     counts = [*_counts(new, plan)]
     count = sum(values for values, _ in counts)
@@ -31,7 +35,7 @@ def refuse_large_layers(new: nn.Module, plan: Plan) -> None:
 
 
 def _counts(new: nn.Module, plan: Plan) -> Iterator[tuple[int, str]]:
-    """How many values each layer holds, and where it stands."""
+    """The number of weights of each layer, and the output or input that it belongs to."""
     named = dict(new.named_modules())
     for route in plan.routes:
         yield from (

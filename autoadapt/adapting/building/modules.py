@@ -1,4 +1,4 @@
-"""Modules: plans made into torch.fx modules, straight-line code without the plan in it."""
+"""Modules: `AdaptedModule`, a torch.fx module that is built from a plan."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = ["AdaptedModule", "built", "is_edited", "own_attributes", "with_plan"]
 
 
 _ADAPTED = ", adapted"
-"""Behind the class of a backbone, as titles show it."""
+"""Added to the class name of a backbone in titles."""
 
 
 class AdaptedModule(fx.GraphModule):
@@ -69,34 +69,34 @@ class AdaptedModule(fx.GraphModule):
 
     @property
     def signature(self) -> Signature:
-        """The contract it keeps."""
+        """The contract that it keeps."""
         return self.plan.target
 
     @property
     def autoadapt_title(self) -> tuple[str, str]:
-        """What titles show: the class of the backbone, and its name in a zoo."""
+        """For titles: the class of the backbone, and its name in a model zoo."""
         source = self.plan.source
         return source.name if source.name.endswith(_ADAPTED) else source.name + _ADAPTED, source.origin
 
     @property
     def code(self) -> str:
-        """The forward pass as a person would write it; torch.fx runs the same graph, and frees memory early."""
+        """The forward pass as a person would write it; the code that torch.fx runs does the same."""
         return print_graph(self.graph).function()
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """As of any module; which adapters are calibrated goes along with the versions of modules."""
+        """Also save which adapters are calibrated, in the metadata of the state dict."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if "calibrated" in vars(self) and hasattr(destination, "_metadata"):
             destination._metadata[prefix[:-1]]["calibrated"] = vars(self)["calibrated"]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:
-        """As of any module; adapters are as calibrated as those whose weights they get, where a state says so."""
+        """Also load which adapters are calibrated, if the state dict has metadata."""
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
         if local_metadata:
             vars(self)["calibrated"] = tuple(local_metadata.get("calibrated", ()))
 
     def _repr_html_(self) -> str:
-        """In a notebook, the plan as a picture and a table."""
+        """For notebooks: the plan as a picture and a table."""
         return self.plan._repr_html_()
 
     def __str__(self) -> str:
@@ -113,30 +113,36 @@ class AdaptedModule(fx.GraphModule):
         memory: int = 8 << 30,
         seed: int = 0,
     ) -> Verification:
-        """Prove that it keeps its contract; the arguments are those of `autoadapt.verify`."""
+        """Check that it keeps its contract; the arguments are those of `autoadapt.verify`."""
         options: dict[str, Any] = {"sizes": sizes, "batches": batches, "thorough": thorough, "seconds": seconds}
         return verify(self.alone(), self.signature, inputs=inputs, memory=memory, seed=seed, **options)
 
     def alone(self) -> AdaptedModule:
-        """It with all that it returns, over the same parts.
+        """The module as it was built, without hooks that reduce its outputs, over the same parts.
 
-        As the first module of a swapped region it hands on only what is read at its place, by a hook of what its
-        `hand_on` is. Any other is itself.
+        As the first module of a swapped region, it has a hook of its attribute `hand_on` that returns only the outputs
+        that are read there. This is a shallow copy without that hook and without the caller's hooks, which belong to
+        that place; other adapted modules are returned themselves.
         """
         if "hand_on" not in self.__dict__:
             return self
         made = copy.copy(self)
         passes = made.__dict__.pop("hand_on")
-        for kind, told in HOOKS.items():
-            callers = callers_hooks(self, kind)  # they are for what is read at its place
+        for kind, options in HOOKS.items():
+            callers = callers_hooks(self, kind)  # they expect the outputs that are read at its place
             hooks: OrderedDict[int, Any] = vars(self)[kind]
             gone = {*callers, *(key for key, hook in hooks.items() if getattr(hook, "__self__", None) is passes)}
-            for name in (kind, *told):
+            for name in (kind, *options):
                 setattr(made, name, OrderedDict((k, one) for k, one in vars(self)[name].items() if k not in gone))
         return made
 
     def borrow(self, functions: Mapping[str, Callable[..., Any]], *, properties: Collection[str] = ()) -> None:
-        """Take over functions of another class, to run on this module as its methods or properties."""
+        """Add functions of another class to this module, as methods or properties.
+
+        Args:
+            functions: By the names that they get.
+            properties: The names of those that become properties.
+        """
         self.__dict__["borrowed"] = {name: (function, name in properties) for name, function in functions.items()}
 
     def __getattr__(self, name: str) -> Any:
@@ -150,17 +156,17 @@ class AdaptedModule(fx.GraphModule):
         return super().__getattr__(name)
 
     def recompile(self) -> Any:
-        """Write the code anew; called by torch.fx.
+        """Generate the code of the graph; called by torch.fx.
 
-        torch.fx gives each module a `__call__` that prints its own message to stderr when the forward pass raises;
-        the exception says it all. That of `nn.Module` is looked up at each call, since tracers put their own there.
+        The `__call__` that torch.fx then sets is removed: it prints a message to stderr when the forward pass raises,
+        and hides the one of `nn.Module`, which tracers replace.
         """
         written = super().recompile()
         del type(self).__call__
         return written
 
     def to_folder(self, folder: str | os.PathLike[str], module_name: str = "FxModule") -> None:
-        """Refused: torch.fx would pickle the backbone, and leave out what the forward pass calls.
+        """Refuse: torch.fx would pickle the backbone, and leave out the functions that the forward pass calls.
 
         Raises:
             BuildError: Always.
@@ -170,10 +176,10 @@ class AdaptedModule(fx.GraphModule):
         raise BuildError("an adapted module is not written by torch.fx", [fault])
 
     def __prepare_scriptable__(self) -> AdaptedModule:
-        """Called by torch.jit.script, also of a bigger model, before it compiles anything.
+        """Called by torch.jit.script before it compiles this module or a model that contains it.
 
         Raises:
-            BuildError: It has taps, which are hooks in Python, or arguments that need not be given.
+            BuildError: It has taps, which are Python hooks; it is a swapped region; or it has optional arguments.
         """
         if self.plan.taps:
             found = f"hooks at {', '.join(tap.module or 'the whole' for tap in self.plan.taps.values())}"
@@ -218,7 +224,7 @@ class AdaptedModule(fx.GraphModule):
         return _restored, (self.plan, self._modules), _extras(self) | _edited(self)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """Called where it is copied or unpickled; an edited graph may read what stands in the rest of the state."""
+        """Called for a copy or on unpickling; the graph is set last, since an edited one may read other attributes."""
         self.__dict__.update({name: value for name, value in state.items() if name != _GRAPH})
         if _GRAPH in state:
             self.graph = state[_GRAPH]
@@ -226,13 +232,13 @@ class AdaptedModule(fx.GraphModule):
 
 @statistics_reader
 def _of_adapted(module: nn.Module) -> Statistics | None:
-    """An adapted module takes what the old one took."""
+    """An adapted module takes images that are normalised as for the old one."""
     return module.plan.target.statistics if isinstance(module, AdaptedModule) else None
 
 
 @torch.inference_mode(False)
 def built(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: bool = True) -> AdaptedModule:
-    """As `build`, of the very module that the plan was made for."""
+    """Like `build`, without the check that the plan was made for this module."""
     check_type(share, bool, "share", "share=False", BuildError)
     refuse_large_layers(new, plan)
     backbone = view(new) if share else duplicate(new)
@@ -254,11 +260,11 @@ def built(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: b
 
 
 def with_plan(net: AdaptedModule, plan: Plan) -> AdaptedModule:
-    """An adapted module with another plan over the same weights: the backbone as it was built, and fewer layers.
+    """An adapted module of another plan that shares the weights, with the same backbone and fewer generated layers.
 
     Args:
-        net: As its plan says; it is not changed.
-        plan: Its own, with layers left out.
+        net: A module without edits; it is not changed.
+        plan: The module's own plan, with layers left out.
     """
     parts = copy_module(net, aliased)
     names = {name for name, route in adapter_names(plan).items() if learned_steps(route)}
@@ -273,9 +279,14 @@ def with_plan(net: AdaptedModule, plan: Plan) -> AdaptedModule:
 
 
 def _route_layers(route: Route, reference: torch.Tensor) -> nn.Module | None:
-    """The layers of a route that have parameters, of the dtype that they read: autocast inside hands on another."""
+    """The generated layers of a route, in the dtypes of their inputs; None where it has none.
+
+    Args:
+        route: A route of the plan.
+        reference: A tensor on the device that the layers are put on.
+    """
     device = reference.device
-    with torch.device("cpu"):  # also where the caller's default is the meta device, which holds no values
+    with torch.device("cpu"):  # the caller's default may be the meta device, on which weights have no values
         made = {name: _layer(step, spec).to(device, spec.torch_dtype) for name, step, spec in learned_steps(route)}
     if len(made) > 1:
         return nn.ModuleDict(made)
@@ -299,17 +310,17 @@ _GRAPH_STATE = frozenset(fx.GraphModule(nn.Module(), fx.Graph()).__dict__.keys()
 
 
 def _extras(net: AdaptedModule) -> dict[str, Any]:
-    """What users and consumers put on the module: attributes, hooks, mode."""
+    """The attributes of a module that do not follow from its plan and parts: hooks, mode, and what was set on it."""
     return {name: value for name, value in net.__dict__.items() if name not in _GRAPH_STATE}
 
 
 def own_attributes(net: AdaptedModule) -> dict[str, Any]:
-    """What was put on an adapted module besides its parts, hooks and mode, by name."""
+    """Attributes that were set on an adapted module, by name, without its parts, hooks and mode."""
     return {name: value for name, value in _extras(net).items() if name not in vars(nn.Module())}
 
 
 def is_edited(net: AdaptedModule) -> bool:
-    """Whether the graph that runs is another than its plan says: passes of torch.fx edit it in place."""
+    """Whether the graph differs from that of the plan; passes of torch.fx edit it in place."""
     return str(net.graph) != str(graph_of(net.plan))
 
 
@@ -317,12 +328,12 @@ _GRAPH = "edited graph"
 
 
 def _edited(net: AdaptedModule) -> dict[str, fx.Graph]:
-    """A copy of the graph where it was edited; it refers to no module."""
+    """A copy of the graph if it was edited, as an entry of a pickled state; it refers to no module."""
     return {_GRAPH: copy.deepcopy(net.graph)} if is_edited(net) else {}
 
 
 def _restored(plan: Plan, modules: Mapping[str, nn.Module | None]) -> AdaptedModule:
-    """The graph emitted anew around modules that stand ready; also what pickle calls."""
+    """An adapted module of a plan and finished parts; also called on unpickling."""
     root = nn.Module()
     for name, module in modules.items():
         root.add_module(name, module)

@@ -1,4 +1,4 @@
-"""Native views: the view of a module is freed of the image size that it was built for, as its plan says."""
+"""Native views: a view is changed to take images of any size, where its plan says so."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ __all__ = ["read_natively"]
 
 
 def read_natively(view: nn.Module, plan: Plan) -> None:
-    """Free a view where the plan says so; parameters and their names stay as they are.
+    """Let a view take images of other sizes than it was built for, if the plan has a `Native` step.
+
+    Parameters and their names stay as they are.
+
+    Args:
+        view: It is changed.
+        plan: What is built.
 
     Raises:
-        BuildError: The module is another one than the plan was made for, or nothing is known that frees it here.
+        BuildError: The module is not the one that the plan was made for, or it is not known how to do so here.
     """
     steps = [step for route in plan.inputs for step in route.steps if isinstance(step, Native)]
     if not steps:

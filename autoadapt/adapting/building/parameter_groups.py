@@ -1,4 +1,4 @@
-"""Parameter groups: which parameters of a model are pretrained, which were generated, and what else there is."""
+"""Parameter groups: the parameters of a model that are pretrained, those of generated layers, and the rest."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from autoadapt.errors import BuildError, Mismatch
 __all__ = ["ParameterGroup", "mark_calibrated", "mark_rebuilt", "param_groups"]
 
 _CAREFUL = ("backbone", "calibrated_adapters", "adapters", "rebuilt", "rest")
-"""A parameter that several parts share is in the first of these that it belongs to."""
+"""The groups; a parameter that belongs to several is put into the first of them."""
 
 _CALIBRATED = "calibrated"
 _REBUILT = "rebuilt"
 
 
 class ParameterGroup(TypedDict):
-    """One group, as the optimisers of torch take it; schedulers and monitors read its name."""
+    """A parameter group as torch's optimisers take it; schedulers and monitors read its name."""
 
     name: str
     params: list[nn.Parameter]
@@ -40,20 +40,20 @@ def param_groups(
 def param_groups(
     model: nn.Module, lr: float | None = None, *, fresh: float = 10.0, calibrated: float = 1.0
 ) -> dict[str, list[nn.Parameter]] | list[ParameterGroup]:
-    """All parameters of a model, once each, by what they are: a backbone's, generated adapters', or the rest.
+    """All parameters of a model, each once, in groups: those of backbones, of generated adapters, and the rest.
 
     Adapted modules are found at any depth, several of them too, and inside wrappers (`DistributedDataParallel`,
-    `torch.compile`, a `LightningModule`). Adapters start from random weights and learn ten times as fast as the
-    backbone by default; those that `calibrate` has fitted are no longer random and learn as fast as it. A parameter
-    that takes no gradient is in its group too, so that it trains once it is no longer frozen. One that a backbone
-    shares with another part is in `backbone`. Layers that `swap(refit=)` has given new weights are a group `rebuilt`,
-    as fast as fresh adapters; those that adapters were merged into are in the rest.
+    `torch.compile`, a `LightningModule`). Adapters start from random weights and by default have ten times the learning
+    rate of the backbone; those that `calibrate` has fitted are no longer random and have the backbone's. Frozen
+    parameters are included, so that they train once they are no longer frozen. A parameter that a backbone shares with
+    another part is in `backbone`. Layers that `swap(refit=)` has given new weights are a group `rebuilt` with the rate
+    of fresh adapters; layers that adapters were merged into are in the rest.
 
     Args:
         model: An adapted module, or a bigger model with adapted modules in it; it is not changed.
         lr: Learning rate of the backbones and of the rest.
-        fresh: Times `lr` is the rate of adapters that were not calibrated, and of layers with new weights.
-        calibrated: Times `lr` is the rate of those that were.
+        fresh: Factor on `lr` for adapters that were not calibrated, and for layers with new weights.
+        calibrated: Factor on `lr` for adapters that were calibrated.
 
     Returns:
         With `lr` a list for an optimiser: `{"name", "params", "lr"}` for each of `backbone`, `adapters`, `rebuilt`,
@@ -96,29 +96,29 @@ def param_groups(
 
 
 def mark_calibrated(net: AdaptedModule, layers: Iterable[str]) -> None:
-    """Note that these layers hold a fit; copies and what is saved and restored know it too.
+    """Mark adapters as calibrated, also in copies of the module and in what is saved and restored.
 
     Args:
         net: The adapted module.
-        layers: Their paths in it, `adapters.<output>.<step>`.
+        layers: Paths of their layers, `adapters.<output>.<step>`.
     """
     named = {path.split(".")[1] for path in layers}
     net.__dict__[_CALIBRATED] = tuple(sorted(named | set(_calibrated(net))))
 
 
 def mark_rebuilt(layer: nn.Module) -> None:
-    """Note that a layer was given new weights for other channels; copies know it too."""
+    """Mark a layer as having new weights for other channels, also in copies of it."""
     layer.__dict__[_REBUILT] = True
 
 
 def _calibrated(net: AdaptedModule) -> tuple[str, ...]:
-    """Names of the adapters that hold a fit."""
+    """Names of the adapters that are calibrated."""
     noted = vars(net).get(_CALIBRATED, ())
     return tuple(one for one in noted if isinstance(one, str)) if isinstance(noted, (tuple, list)) else ()
 
 
 def _grouped(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Every parameter in one group, in the order in which the model names them."""
+    """Every parameter in one group of `_CAREFUL`, in the order of `model.parameters()`."""
     kinds = dict[int, set[str]]()
     seen = set[tuple[int, str]]()
     waiting = [(model, "rest")]
@@ -138,7 +138,7 @@ def _grouped(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def _parts(module: nn.Module, kind: str) -> list[tuple[nn.Module, str]]:
-    """The children of a module, and what their parameters are."""
+    """The children of a module, each with the group of its parameters, given that of the module."""
     if not isinstance(module, AdaptedModule):
         return [
             (child, _REBUILT if kind == "rest" and vars(child).get(_REBUILT) else kind) for child in module.children()
@@ -151,7 +151,11 @@ def _parts(module: nn.Module, kind: str) -> list[tuple[nn.Module, str]]:
 
 
 def _refuse_mixed(module: nn.Module, parameter: nn.Parameter) -> None:
-    """Refuse a flat parameter of FSDP that holds those of an adapted module and has no gradient of each."""
+    """Refuse a flat parameter of FSDP, in which the parameters of an adapted module are concatenated.
+
+    Raises:
+        BuildError: It is one.
+    """
     if not getattr(parameter, "_is_flat_param", False):
         return
     if not any(isinstance(part, AdaptedModule) for part in module.modules()):
@@ -166,7 +170,11 @@ def _refuse_mixed(module: nn.Module, parameter: nn.Parameter) -> None:
 
 
 def _check_rates(**rates: object) -> None:
-    """Refuse what is no number from zero."""
+    """Refuse rates that are not finite numbers of at least 0.
+
+    Raises:
+        BuildError: There are such.
+    """
     faults = [
         Mismatch(f"`{name}`", "a number from 0", repr(rate)[:60], f"{name}={1e-4 if name == 'lr' else 1.0:g}")
         for name, rate in rates.items()

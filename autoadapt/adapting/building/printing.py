@@ -1,7 +1,7 @@
-"""Printing: graphs as the Python that a person would write.
+"""Printing: torch.fx graphs as Python code that a person would write.
 
-torch.fx prints a statement for every node. Here look-ups and arithmetic stand where they are used, methods are chained,
-and a chain of layers keeps one name.
+torch.fx itself prints one statement for every node. Here look-ups and arithmetic are written where they are used,
+method calls are chained, and the values of a chain of layers share one name.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ _DEEPEST = 2  # calls within calls that a reader still follows
 
 @dataclass(frozen=True)
 class Printed:
-    """A forward pass as text, and what its names stand for."""
+    """The code of a forward pass, and the objects that it refers to."""
 
     arguments: tuple[tuple[str, str | None], ...]
-    """Names, and the text of their defaults where they have one."""
+    """Names, each with its default as text, or None."""
     statements: tuple[Statement, ...]
     returned: Expression
     objects: Mapping[str, Any] = field(default_factory=dict)
-    """What stands for itself in the text and is not of torch: functions and classes, by name."""
+    """Functions and classes in the code that are not torch's, by name."""
 
     def function(self) -> str:
-        """The text of the forward pass."""
+        """The code of the whole function."""
         arguments = ["self", *(name if default is None else f"{name}={default}" for name, default in self.arguments)]
         return "\n".join([f"def forward({', '.join(arguments)}):", *self.body()])
 
@@ -59,10 +59,10 @@ class Printed:
         """The lines of the body.
 
         Args:
-            indent: Columns that they are moved in by.
-            result_type: Annotates the value that is returned as it is.
-            keywords: A name for the keyword arguments of the call that is returned, where its class declares them
-                more narrowly than they are.
+            indent: Columns before each line.
+            result_type: Annotation of the variable that is returned.
+            keywords: Name of a dict for the keyword arguments of the returned call, for type checkers: its class may
+                declare narrower types for them.
         """
         room, lines, returned = WIDTH - indent, list[str](), self.returned
         for statement in self.statements:
@@ -76,11 +76,11 @@ class Printed:
 
 
 def print_graph(graph: fx.Graph, *, calls: Mapping[str, str] | None = None) -> Printed:
-    """The forward pass of a graph as text.
+    """The code of a graph's forward pass.
 
     Args:
-        graph: Nodes may carry a name that a person would give as `meta["name"]`; several may carry the same.
-        calls: How modules are called, by path, where that is not by their own name.
+        graph: Nodes may carry the name of a variable as `meta["name"]`; several nodes may have the same.
+        calls: The code that calls a module, by its path, where that is not `self.<path>`.
 
     Example:
         >>> graph = fx.Graph()
@@ -103,7 +103,7 @@ _ARITHMETIC: dict[Any, tuple[str, int]] = {
 
 
 class _Printer:
-    """Turns nodes into statements, in their order; a value that is used once may stand where it is used."""
+    """Turns nodes into statements, in their order; a value that is used once may be written where it is used."""
 
     def __init__(self, graph: fx.Graph, calls: Mapping[str, str]) -> None:
         self._graph = graph
@@ -111,14 +111,17 @@ class _Printer:
         self._uses = Counter(used for node in graph.nodes for used in _used(node))
         self._objects: dict[str, Any] = {}
         self._known: dict[fx.Node, Expression] = {}
-        """What stands for a value, as often as it is needed: a name, a look-up, arithmetic."""
+        """Expressions that may be repeated wherever a value is used: a variable, a look-up, arithmetic."""
         self._waiting: dict[fx.Node, Expression] = {}
-        """Values that are used once and not named yet."""
+        """Expressions of values that are used once and have no variable yet."""
         self._done: set[fx.Node] = set()
+        """Nodes that are written."""
         self._holders: dict[str, fx.Node] = {}
+        """The node whose value a variable has at present."""
         self._statements: list[Statement] = []
 
     def printed(self) -> Printed:
+        """The code of the whole graph; to be called once."""
         self._collect_objects()
         arguments: list[tuple[str, str | None]] = []
         returned: Expression = Text("None")
@@ -139,13 +142,13 @@ class _Printer:
         return Printed(tuple(arguments), tuple(merged(self._statements)), returned, self._objects)
 
     def _collect_objects(self) -> None:
-        """Names of functions and classes, before any value takes one of them."""
+        """Note the names of all functions and classes, before any variable takes one of them."""
         for node in self._graph.nodes:
             if node.op == "call_function" and not _is_light(node) and node.target is not operator.getitem:
                 self._callable(node.target)
 
     def _callable(self, target: Any) -> str:
-        """How a function or class is called by its name."""
+        """The code that refers to a function or class."""
         name = str(getattr(target, "__name__", target))
         for module, prefix in ((F, "F"), (torch, "torch"), (builtins, "")):
             if getattr(module, name, None) is target:
@@ -158,7 +161,7 @@ class _Printer:
         return f"{head}.{rest}" if rest else head
 
     def _write(self, node: fx.Node) -> None:
-        """Make a statement of a node, or let it wait for its one use."""
+        """Make a statement of a node, or let its expression wait for its only use."""
         if _has_effect(node):
             for waiting, expression in list(self._waiting.items()):
                 self._assign(waiting, expression)
@@ -174,14 +177,14 @@ class _Printer:
             self._statements.append(Statement((), (expression,)))
 
     def _fits(self, node: fx.Node) -> bool:
-        """Whether what waits may stand inside this node's own statement."""
+        """Whether waiting expressions that a node uses may be written inside its own statement."""
         expression = self._expression(node)
         name = str(node.meta.get("name", node.name))
         room = WIDTH - 2 * INDENT
         return expression.depth <= _DEEPEST and len(f"{name} = {flat(expression)}") <= room
 
     def _name_waiting(self, node: fx.Node) -> None:
-        """Give names to the values that a node uses and that have none."""
+        """Assign variables to the waiting expressions that a node uses."""
         for used in dict.fromkeys(_used(node)):
             if used in self._waiting:
                 self._assign(used, self._waiting[used])
@@ -194,7 +197,7 @@ class _Printer:
         self._statements.append(Statement((name,), (expression,), comment, "shape" in node.meta))
 
     def _finish(self, node: fx.Node) -> None:
-        """Note that a node is written, and with it all that waited for it."""
+        """Note that a node is written, with all waiting expressions inside it."""
         self._done.add(node)
         for used in _used(node):
             if used in self._waiting:
@@ -202,7 +205,7 @@ class _Printer:
                 self._finish(used)
 
     def _hold(self, node: fx.Node, wanted: str) -> str:
-        """A name for a value: the wanted one, unless it stands for something that is still needed."""
+        """A variable for a value: the wanted name, or that with a number if its present value is still needed."""
         name, count = wanted, 1
         if keyword.iskeyword(name) or name in self._objects or name in _RESERVED:
             name = wanted = f"{wanted}_"
@@ -217,7 +220,7 @@ class _Printer:
         return name in self._objects or (name in self._holders and self._is_needed(self._holders[name]))
 
     def _is_needed(self, node: fx.Node) -> bool:
-        """Whether a value is read by anything that is not written yet."""
+        """Whether a node that is not written yet reads a value."""
         for user in node.users:
             if user in self._done:
                 continue
@@ -227,7 +230,7 @@ class _Printer:
         return False
 
     def _returned(self, value: Any) -> Expression:
-        """What is returned; a tensor that is returned as it is has a name."""
+        """The returned expression; a single tensor is assigned to a variable first."""
         if isinstance(value, fx.Node) and value not in self._waiting:
             if not _is_name(self._known[value]):
                 self._assign(value, self._known[value])
@@ -238,7 +241,7 @@ class _Printer:
         return self._value(value)
 
     def _expression(self, node: fx.Node) -> Expression:
-        """The call, look-up or arithmetic of one node."""
+        """The expression of one node: a call, a look-up or arithmetic."""
         args, kwargs = node.args, node.kwargs
         match node.op:
             case "call_module":
@@ -266,7 +269,7 @@ class _Printer:
         return Bracketed(head, "(", tuple(items), ")", max(depth + 1, head.count("(")))
 
     def _operand(self, value: Any) -> str:
-        """What stands before a dot or an index."""
+        """The code of a value before a dot or an index, in brackets if needed."""
         expression = self._value(value)
         return flat(expression) if expression.level == 9 else f"({flat(expression)})"
 
@@ -287,7 +290,7 @@ class _Printer:
         return f"{start}:{stop}" + ("" if part.step is None else f":{flat(self._value(part.step))}")
 
     def _value(self, value: Any) -> Expression:
-        """An argument: a node, or a constant, or containers of them."""
+        """The expression of an argument: a node, a constant, or containers of them."""
         match value:
             case fx.Node():
                 return self._known.get(value) or self._waiting[value]
@@ -311,12 +314,12 @@ _RESERVED = {"self", "F", "nn", "torch", *_IN_FILES, *dir(builtins), *_OURS}
 
 
 def _argument(node: fx.Node) -> str:
-    """What an argument is read by: `kwargs` for `**kwargs`."""
+    """The variable of an argument: `kwargs` for `**kwargs`."""
     return str(node.target).lstrip("*")
 
 
 def _is_light(node: fx.Node) -> bool:
-    """Whether a node only looks something up or counts, so that it may be written wherever it is used."""
+    """Whether a node is a look-up or arithmetic, so that its expression may be repeated wherever it is used."""
     if node.op != "call_function" or "name" in node.meta:
         return node.op == "get_attr"
     if node.target is operator.getitem:
@@ -325,19 +328,19 @@ def _is_light(node: fx.Node) -> bool:
 
 
 def _may_wait(node: fx.Node) -> bool:
-    """Whether a value may stand inside the statement that uses it: steps of a chain, and containers."""
+    """Whether an expression may be written inside the statement that uses it: steps of a chain, and containers."""
     if "shape" in node.meta or node.target == "backbone" or _has_effect(node):
         return False
     return "name" not in node.meta or any("name" in user.meta for user in node.users)
 
 
 def _has_effect(node: fx.Node) -> bool:
-    """Whether a node changes what it is given, so that nothing may be moved over it."""
+    """Whether a node changes its arguments, so that no expression may be moved past it."""
     return not node.users or (node.op == "call_method" and str(node.target).endswith("_"))
 
 
 def _used(node: fx.Node) -> Iterator[fx.Node]:
-    """The nodes that a node reads, as often as it does."""
+    """The nodes that a node reads, each as often as it reads it."""
     yield from _nodes((node.args, dict(node.kwargs)))
 
 
@@ -352,7 +355,7 @@ def _is_name(expression: Expression) -> bool:
 
 
 def _module_path(path: str) -> str:
-    """How a module is reached from `self`."""
+    """The code that gets a module by its path."""
     first, *rest = path.split(".")
     if first == "adapters" and len(rest) == 1:
         return f"self.adapters[{quoted(rest[0])}]"

@@ -1,4 +1,4 @@
-"""Side branches: whether a module runs the same without what it makes only for outputs that nobody reads."""
+"""Side branches: whether a module does the same without modules that only serve outputs that are not read."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from autoadapt.contracts.views import copy_module, on_meta
 __all__ = ["leaves_the_rest_alone"]
 
 Run: TypeAlias = Callable[[nn.Module, int | None], Sequence[torch.Tensor]]
-"""Gives what is read of a module, for a size of batch."""
+"""Runs a module at a batch size, or the example's for None, and returns the tensors that are read."""
 
 
 def leaves_the_rest_alone(
     module: nn.Module, branches: Sequence[str], run: Run, batches: Sequence[int | None]
 ) -> Callable[[nn.Module], bool]:
-    """A test of whether a view without some side branches still does all the rest as it did, call by call.
+    """A test of whether a view without some side branches still calls the same functions elsewhere.
 
     Args:
-        module: The view before anything was cut of it.
+        module: The view before the cut.
         branches: Paths of the modules that may be cut.
         run: Runs a copy on the meta device.
-        batches: Sizes of batches to run at, since what stands in the place of a branch returns no tuples.
+        batches: Batch sizes to run at: a cut branch returns a tensor where it returned a tuple, which code may unpack
+            at some batch sizes.
 
     Returns:
-        Takes the view, after branches in it were replaced by what returns its first argument. False as well where
-        the module did not run in eval mode on the meta device from the start, or where a branch writes to what it
-        reads, keeps anything for the next call, or takes fewer values than what its followers make without it.
+        Takes the view after branches were replaced by identities. False if other functions were called, or called on
+        other shapes. Also false if the view did not run in eval mode before the cut, if a branch writes to its inputs
+        or affects the next call, or if the view makes more values without it.
     """
     cases = [(mode, batch) for mode in (in_eval_mode, in_train_mode) for batch in batches]
     before = [_watched(module, branches, run, *case) for case in cases]
 
     def alone(view: nn.Module) -> bool:
         for known, case in zip(before, cases, strict=True):
-            if known is None and case[0] is in_train_mode:  # such as norms that ask for more than one value
+            if known is None and case[0] is in_train_mode:  # such as batch norm of a single value
                 continue
             if known is None or known.touched or not known.is_kept_by(_watched(view, branches, run, *case)):
                 return False
@@ -52,19 +53,19 @@ def leaves_the_rest_alone(
 
 @dataclass(frozen=True)
 class _Rest:
-    """What two runs in a row did apart from side branches."""
+    """What a module did in two consecutive runs, apart from its side branches."""
 
     calls: list[tuple[str, tuple[tuple[int, ...], ...]]]
-    """Each function that was called on nothing that a branch made, and the shapes of what it returned."""
+    """Each function called outside of branches on no tensor that depends on one, with the shapes that it returned."""
     written: list[tuple[str, list[int]]]
-    """How often what each call of a branch read was written to from then on."""
+    """For each call of a branch, its path and how often each of its inputs was written to afterwards."""
     touched: bool
-    """Whether a branch writes to what it reads, or what is read depends on it."""
+    """Whether a branch writes to its inputs, or a read output depends on one."""
     values: int
-    """How many values all functions returned."""
+    """Number of values in all tensors that functions returned."""
 
     def is_kept_by(self, other: _Rest | None) -> bool:
-        """Whether another run did the same, with no more values made."""
+        """Whether the other runs did the same and made no more values."""
         if other is None or other.touched or other.values > self.values:
             return False
         return (self.calls, self.written) == (other.calls, other.written)
@@ -73,21 +74,25 @@ class _Rest:
 def _watched(
     module: nn.Module, branches: Sequence[str], run: Run, in_mode: Callable[[nn.Module], nn.Module], batch: int | None
 ) -> _Rest | None:
-    """What a module does; None where it raises."""
+    """What a module does in two runs in one mode at one batch size; None where it raises."""
     copied = in_mode(copy_module(module, on_meta))
     watch = _Watch(copied, branches)
     try:
         with watch:
-            read = [tensor for _ in range(2) for tensor in run(copied, batch)]  # a second run reads what the first left
+            read = [tensor for _ in range(2) for tensor in run(copied, batch)]  # the second may depend on the first
     except Exception:  # whatever a model raises on the meta device
         return None
     return watch.rest(read)
 
 
 class _Watch(TorchFunctionMode):
-    """Follows what branches make through two runs, and notes every call of a function on anything else.
+    """Notes function calls, and which tensors depend on a branch.
 
-    Tensors are kept alive, so that each has a number of its own; on the meta device they hold nothing.
+    All tensors are kept alive, so that each has an `id` of its own; on the meta device they take no memory.
+
+    Args:
+        module: A copy on the meta device, which gets hooks on its branches.
+        branches: Their paths.
     """
 
     def __init__(self, module: nn.Module, branches: Sequence[str]) -> None:
@@ -106,13 +111,14 @@ class _Watch(TorchFunctionMode):
         """What was noted.
 
         Args:
-            read: What is read of the module.
+            read: The outputs that are read.
         """
         written = [(path, [one._version - then for one, then in tensors]) for path, tensors in self._read]
         touched = self._wrote or any(id(tensor) in self._made for tensor in read)
         return _Rest(self._calls, written, touched, self._values)
 
     def _follow(self, path: str, branch: nn.Module) -> None:
+        """Put hooks on a branch that note what it reads, writes to and returns."""
         running: list[list[tuple[torch.Tensor, int]]] = []
 
         def begin(_module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -125,7 +131,7 @@ class _Watch(TorchFunctionMode):
             self._inside -= 1
             self._wrote |= any(tensor._version != then for tensor, then in running.pop())
             with torch._C.DisableTorchFunction():
-                if isinstance(returned, torch.Tensor):  # what is cut returns what it was given: another object of it
+                if isinstance(returned, torch.Tensor):  # a cut branch returns its input, which depends on no branch
                     returned = returned.view_as(returned)
                 self._made |= {id(tensor): tensor for tensor in tensors_in(returned)}
             return returned
@@ -138,7 +144,7 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         given = kwargs or {}
         returned = func(*args, **given)
-        with torch._C.DisableTorchFunction():  # to look at a tensor is no use of it
+        with torch._C.DisableTorchFunction():  # what is read here is no call of the module
             self._note(func, args, given, returned)
         return returned
 

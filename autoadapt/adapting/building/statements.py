@@ -1,4 +1,4 @@
-"""Statements: what a forward pass assigns, line by line, and how those lines are written."""
+"""Statements: assignments and calls of a forward pass, and how they are written as lines of code."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ __all__ = ["Statement", "merged", "return_lines", "statement_lines"]
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement: what is assigned, or nothing but an effect."""
+    """One statement: an assignment, or a call for its effect alone."""
 
     targets: tuple[str, ...]
+    """The variables; none for a call."""
     values: tuple[Expression, ...]
     comment: str = ""
     is_size: bool = False
+    """Whether it reads the size of an input axis."""
     is_result: bool = False
-    """Whether the name is returned as it is, and stands here for the first time."""
+    """Whether it is the first assignment of the variable that is returned."""
 
 
 def statement_lines(statement: Statement, room: int, result_type: str) -> list[str]:
-    """The lines of a statement, of at most `room` characters where it can be broken."""
+    """The lines of a statement, of at most `room` columns where it can be broken.
+
+    Args:
+        statement: What is written.
+        room: Columns of a line.
+        result_type: Annotation of the variable that is returned; none where empty.
+    """
     comment = prose(" ".join(statement.comment.split()))
     note = f"  # {comment}" if comment else ""
     if not statement.targets:
@@ -39,7 +47,7 @@ def statement_lines(statement: Statement, room: int, result_type: str) -> list[s
 
 
 def _wrapped(comment: str, room: int) -> list[str]:
-    """A comment above a statement, in lines of a width."""
+    """The lines of a comment above a statement."""
     lines: list[str] = []
     for word in comment.split():
         if lines and len(lines[-1]) + 1 + len(word) <= room:
@@ -50,7 +58,7 @@ def _wrapped(comment: str, room: int) -> list[str]:
 
 
 def return_lines(returned: Expression, room: int) -> list[str]:
-    """The lines of a return; a tuple stands without brackets where it fits on one."""
+    """The lines of a return statement; a tuple is written without brackets if it fits on one line."""
     is_tuple = isinstance(returned, Bracketed) and not returned.head and returned.opening == "("
     if is_tuple and isinstance(returned, Bracketed) and returned.items:
         line = "return " + flat(returned)[1:-1]
@@ -60,7 +68,7 @@ def return_lines(returned: Expression, room: int) -> list[str]:
 
 
 def merged(statements: list[Statement]) -> Iterator[Statement]:
-    """Statements, with the sizes that are read one after the other in one line."""
+    """The statements, with consecutive ones that read sizes merged into one assignment."""
     sizes: list[Statement] = []
     for statement in [*statements, None]:
         if statement is not None and statement.is_size:

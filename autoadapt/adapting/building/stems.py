@@ -1,4 +1,4 @@
-"""Stems: first convolutions of a view, rewritten for other channels of the image."""
+"""Stems: the first convolution of a view is rewritten for images with another number of channels."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from autoadapt.contracts.views import copy_module, on_meta
 
 __all__ = ["with_stems"]
 
-# Dimension letters: N channels that are given, k kernel.
+# Dimension letters: N channels of the given image, k kernel.
 
 Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 _CLOSE = 1e-4
-"""Of the largest response."""
+"""Largest difference of outputs that are taken for equal, relative to the largest output."""
 
 
 def with_stems(backbone: nn.Module, plan: Plan) -> Plan:
-    """Let the first convolution of a view read the channels that are given.
+    """Let the first convolution of a view read the channels of the given image.
 
     Args:
-        backbone: A view; the weight of the convolution is replaced by one of its own.
-        plan: What was planned.
+        backbone: A view; the convolution gets a weight of its own.
+        plan: What is built; its input routes may have a `Channels` step that names the convolution.
 
     Returns:
-        The plan; where the first layer is no plain convolution, or not the only one that reads the image, channels are
-        mixed in front of the view instead, which stays as it is.
+        The plan. Where the first layer is not a plain convolution, or the view does not run with the new weight, the
+        view is unchanged, and the plan's step mixes channels before the backbone instead.
     """
     return plan.model_copy(update={"inputs": tuple(_read(backbone, plan, route) for route in plan.inputs)})
 
 
 def _read(backbone: nn.Module, plan: Plan, route: InputRoute) -> InputRoute:
+    """Rewrite the convolution of one input route, if it has one; returns the route as it then is."""
     step = next((one for one in route.steps if isinstance(one, Channels) and one.stem), None)
     if step is None:
         return route
@@ -60,19 +61,20 @@ def _read(backbone: nn.Module, plan: Plan, route: InputRoute) -> InputRoute:
 
 
 def _is_plain(layer: Conv, step: Channels) -> bool:
-    """Whether a convolution is one over all channels, and makes of spread weights what it does of mixed images.
+    """Whether a convolution has one group, and spreading its weight over channels equals mixing the image's channels.
 
-    Those that normalise their weights do not.
+    It does not for classes that normalise their weights.
     """
     if layer.groups != 1 or layer.in_channels != step.target:
         return False
     if "weight" not in layer._parameters:
-        return False  # made of others by a parametrisation
-    with torch.device("cpu"):  # real weights may be on another one, on meta, or zero
+        return False  # computed by a parametrisation
+    with torch.device("cpu"):  # where it is tried with other weights: its own may be on another device, or zero
         return _is_linear(layer, step)
 
 
 def _is_linear(layer: Conv, step: Channels) -> bool:
+    """Compare both ways on one small image with made-up weights."""
     own, spread = copy.copy(layer), copy.copy(layer)
     parameters = {name: None if one is None else torch.ones(one.shape) for name, one in layer._parameters.items()}
     weight_DCk = torch.arange(layer.weight.numel()).sin().reshape(layer.weight.shape)
@@ -92,6 +94,7 @@ def _is_linear(layer: Conv, step: Channels) -> bool:
 
 
 def _runs(backbone: nn.Module, run: MetaRun) -> bool:
+    """Whether a view runs on the meta device and returns the planned shapes."""
     try:
         run(in_eval_mode(copy_module(backbone, on_meta)))
     except Exception:  # whatever a model raises

@@ -1,4 +1,4 @@
-"""Trials: passes of a view without values, forward and backward, tell what runs, is trained and is written over."""
+"""Trials: forward and backward passes of a view on the meta device, which show what runs, trains and is overwritten."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ Taps: TypeAlias = Sequence[Tap]
 Run: TypeAlias = Callable[[nn.Module], Sequence[torch.Tensor]]
 Mode: TypeAlias = Callable[[nn.Module], nn.Module]
 RAISES, RUNS, TRAINS = range(3)
-"""How far a pass comes: not to its end, not back again, all the way."""
+"""How far a pass gets: the forward pass raises, only the backward pass raises, or neither does."""
 
 
 @dataclass
 class _Pass:
-    """What one pass tells of a view."""
+    """The result of one pass."""
 
     far: int = RAISES
     ran: dict[str, None] = field(default_factory=dict)
-    """Modules inside that ran, in the order in which they began."""
+    """Paths of the submodules that ran, in the order in which they began."""
     reached: set[str] = field(default_factory=set)
-    """Parameters that got a gradient, at every place where one stands."""
+    """Names of the parameters that got a gradient; all names of a shared parameter."""
     written: set[Tap] | None = None
-    """Taps whose tensors something wrote to before the whole returned; None where that cannot be seen."""
+    """Taps whose tensors were overwritten before the view returned; None where the forward pass raised."""
 
 
 class Trial:
-    """Whether a view still runs and trains, in eval and in train mode, as far as it did at first.
+    """A test of whether a view still runs and trains, in eval and train mode, as it did before the cut.
 
-    What is cut away may have stood between a tensor that a backward pass needs and a layer that writes over it, or
-    before an auxiliary head that runs in train mode. Where something writes over a tensor that is tapped, its tap hands
-    on a copy, as it will in the end. What the passes told is kept: of the last view that was called fit, or the first.
+    A module that is cut may have separated a tensor needed by the backward pass from a layer that overwrites it, or
+    have fed an auxiliary head that runs in train mode. Taps whose tensors are overwritten hand on copies in these
+    passes, as they will in the adapted module. The results of the last view that passed the test are kept.
 
     Args:
-        view: Before anything is cut.
-        run: Gives what is read of a copy of it that stands on the meta device.
-        taps: What it returns.
+        view: The view before the cut.
+        run: Runs a copy on the meta device and returns the outputs that are read.
+        taps: What the view returns.
     """
 
     def __init__(self, view: nn.Module, run: Run, taps: Taps) -> None:
@@ -55,7 +55,7 @@ class Trial:
         self._first = self._latest = self._passes(view)
 
     def __call__(self, view: nn.Module) -> bool:
-        """Whether a changed view, which is kept if so, comes as far as the first."""
+        """Whether a changed view gets as far as the first one in both modes; its results are kept if so."""
         found = self._passes(view)
         fits = all(now.far >= then.far for now, then in zip(found, self._first, strict=True))
         self._latest = found if fits else self._latest
@@ -63,13 +63,14 @@ class Trial:
 
     @property
     def runs(self) -> bool:
-        """Whether it runs in eval mode."""
+        """Whether the view runs in eval mode."""
         return self._latest[0].far >= RUNS
 
     def train_only(self, view: nn.Module) -> list[str]:
-        """Modules with parameters that run in train mode and not in eval mode, and reach nothing that is read.
+        """Modules with parameters that run in train mode and not in eval mode, and affect no read output.
 
-        Their paths, without those inside others of them; none where it does not run, and train, in both modes.
+        Returns:
+            Their paths, without modules inside others of them; none where the view does not train in both modes.
         """
         seldom, often = self._latest
         found: list[str] = []
@@ -80,10 +81,10 @@ class Trial:
         return found
 
     def freeze_unused(self, view: nn.Module) -> list[str]:
-        """Take `requires_grad` from the parameters of a view that reach nothing that is read, in eval or train mode.
+        """Set `requires_grad` to False for the parameters of a view that affect no read output in either mode.
 
         Returns:
-            Names of the parameters that were frozen; none where it does not train in eval mode, or stops all gradients.
+            Their names; none where the view does not train in eval mode, or no parameter gets a gradient.
         """
         usual, training = self._latest
         if usual.far < TRAINS or not usual.reached:
@@ -95,7 +96,7 @@ class Trial:
         return list(unused)
 
     def overwritten(self) -> set[Tap]:
-        """The taps whose tensors are written over, in eval or in train mode; all where that cannot be seen."""
+        """The taps whose tensors are overwritten later in a pass, in either mode; all where the view does not run."""
         usual, training = (found.written for found in self._latest)
         return ({one for one in self._taps if one[0]} if usual is None else usual) | (training or set())
 
@@ -103,6 +104,7 @@ class Trial:
         return self._pass(view, in_eval_mode), self._pass(view, in_train_mode)
 
     def _pass(self, view: nn.Module, in_mode: Mode) -> _Pass:
+        """The result in one mode; of a second attempt, with copies of overwritten taps, where that gets farther."""
         found = self._attempt(view, in_mode, ())
         if found.written or (found.far < TRAINS and self._taps):
             again = self._attempt(view, in_mode, found.written or self._taps)
@@ -117,7 +119,7 @@ class Trial:
             parameter.requires_grad_(parameter.is_floating_point())
         hand_on_copies(copied, copies)
         outputs: list[torch.Tensor] = []
-        with contextlib.suppress(Exception):  # whatever a model raises on meta, it comes as far as it comes
+        with contextlib.suppress(Exception):  # whatever a model raises on the meta device; `far` says how far it got
             found.written = {*overwritten(copied, self._taps, lambda module: outputs.extend(self._run(module)))}
             found.far = RUNS
             backward(outputs)

@@ -1,4 +1,4 @@
-"""Variable names: what a person would call each output in code."""
+"""Variable names: names for outputs in generated code."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["as_identifier", "variable_names"]
 
 
 def variable_names(plan: Plan) -> dict[str, str]:
-    """What a person would call each output: its own name, or which level it is; by its path.
+    """The variable name of each output, by path: its own name, or its number, such as `level_0` or `output_1`.
 
-    Where two have the same name, both are spelled out.
+    Outputs that would have the same name get their whole path instead.
     """
     specs = dict(plan.target.outputs.items())
     levels = all(spec.is_floating and len(spec.dims) > 3 for spec in specs.values())
@@ -30,5 +30,5 @@ def _short_name(path: str, kind: str) -> str:
 
 
 def as_identifier(text: str) -> str:
-    """A text with underscores in place of what no name may hold."""
+    """A text with underscores in place of characters that no identifier may have."""
     return "".join(char if char.isalnum() or char == "_" else "_" for char in text) or "_"

@@ -38,8 +38,8 @@ def changed_settings(call: Callable[[], object]) -> list[Mismatch]:
     seeded = seeds.left | ({"numpy"} if _is_seeded(drawn_from, np.random.get_state()) else set())
     reported = {"torch"} if any(name == "seed" for name, _, _ in named) else set[str]()
     return faults + [
-        Mismatch(f"{owner}'s seed", "left alone by the call", "set by the module") for owner in sorted(seeded -
-        reported)
+        Mismatch(f"{owner}'s seed", "left alone by the call", "set by the module")
+        for owner in sorted(seeded - reported)
     ]
 
 
