@@ -124,6 +124,7 @@ def _cells(output: InnerOutput, sizes: Mapping[str, int]) -> int:
 
 
 def _boundaries(outputs: Sequence[InnerOutput], places: _Places, most: int) -> list[InnerOutput]:
+    """The outputs of blocks at one stride, from shallow to deep; of its last layer where it has no blocks."""
     blocks = [output for output in outputs if output.parent and output.layers >= 2]
     inside = {block.module.rpartition(".")[0] for block in blocks}
     single = {_tensor(output) for output in outputs if output.layers == 1}

@@ -101,6 +101,7 @@ class OutsideCaches:
             place()
 
     def _look_into(self, value: Any, depth: int) -> None:
+        """Note a cache, or what a value refers to, to be looked into later."""
         match value:
             case torch.Tensor() | nn.Module():
                 return

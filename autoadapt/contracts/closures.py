@@ -164,6 +164,7 @@ def _reached(values: Iterable[Any], *, past_functions: bool = True) -> dict[int,
 
 
 def _within(value: Any) -> Iterable[Any]:
+    """The objects that a value holds directly."""
     match value:
         case torch.Tensor():
             return ()

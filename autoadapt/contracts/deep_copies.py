@@ -69,6 +69,7 @@ _COPY_METHODS = frozenset(
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """As `copy.deepcopy`, with a fast path for atoms and plain containers of them."""
     kind = type(value)
     if kind is tuple and all(type(one) in _ATOMS for one in value):
         return value

@@ -70,6 +70,7 @@ class MadeTables:
                 self._note(func, args, kwargs, tensors)
 
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: list[torch.Tensor]) -> None:
+        """Note a call that made tensors; forget these tensors where the call cannot be repeated."""
         name = getattr(func, "__name__", "")
         try:
             if any(word in name for word in _RANDOM):
@@ -118,6 +119,7 @@ class MadeTables:
             self._calls.clear()
 
     def _give_values(self, left: list[tuple[torch.Tensor, _Made]]) -> None:
+        """Repeat the noted calls with values, and put the results into the tensors that are left."""
         returned: list[list[Any]] = []
 
         def real(value: Any) -> Any:

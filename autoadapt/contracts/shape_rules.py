@@ -206,6 +206,7 @@ def _batch_norm(
     _momentum: float,
     _eps: float,
 ) -> tuple[Tensor, ...] | None:
+    """Outputs of `native_batch_norm`: `[B, C, ...]`, and mean and inverse deviation `[C]`."""
     given = _given(weight, bias, mean, variance)
     if x.dim() < 2 or not _is_single(x) or not are_plain(x, *given) or 0 in x.shape:
         return None
@@ -226,6 +227,7 @@ def _group_norm(
     groups: int,
     _eps: float,
 ) -> tuple[Tensor, ...] | None:
+    """Outputs of `native_group_norm`: `[B, C, ...]`, and mean and inverse deviation `[B, groups]`."""
     given = _given(weight, bias)
     if not _is_single(x) or not are_plain(x, *given) or any(one.shape != (channels,) for one in given):
         return None

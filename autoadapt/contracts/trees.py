@@ -241,6 +241,7 @@ def rebuild(tree: Tree, tensors: Sequence[Any]) -> Any:
 
 
 def _rebuild(tree: Tree, remaining: Iterator[Any]) -> Any:
+    """As `rebuild`; the tensors are used up in the order of the slots."""
     match tree:
         case Slot():
             return next(remaining)

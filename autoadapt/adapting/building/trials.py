@@ -112,6 +112,7 @@ class Trial:
         return found
 
     def _attempt(self, view: nn.Module, in_mode: Mode, copies: Collection[Tap]) -> _Pass:
+        """Run a copy forward and backward in one mode, with some taps handing on copies."""
         copied, found = in_mode(copy_module(view, on_meta)), _Pass()
         for path, part in copied.named_modules():
             part.register_forward_pre_hook(lambda _module, _args, path=path: found.ran.setdefault(path))

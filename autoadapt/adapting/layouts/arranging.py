@@ -150,6 +150,7 @@ class _State:
             self.layout = layout
 
     def do(self, work: _Work) -> None:
+        """Append the operation of one piece of work, and note the sizes after it."""
         before = [self._size(axis) for axis in self.layout]
         if work.kind == "pool":
             kernels = [work.kernel.get(axis[0], 1) if len(axis) == 1 else 1 for axis in self.layout[2:]]

@@ -17,6 +17,7 @@ def axis_groups(pattern: str) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def _groups(side: str) -> list[list[str]]:
+    """The groups of one side of a pattern: names in brackets together, others alone."""
     groups: list[list[str]] = []
     inside = False
     for token in side.replace("(", " ( ").replace(")", " ) ").split():

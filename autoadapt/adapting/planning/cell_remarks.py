@@ -41,6 +41,7 @@ def _fixed(target: TensorSpec, steps: Sequence[Operation]) -> str:
 
 
 def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:
+    """A remark that cells do not lie where those of the contract do; empty where they do."""
     if any(isinstance(step, Resample) for step in steps):
         if any(atom.even for atoms in source.atoms for atom in atoms):
             return "the image is resized before: its cells lie where the old ones do to half a step"
@@ -71,6 +72,7 @@ def _unknown(source: Factored, target: TensorSpec) -> bool:
 
 
 def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:
+    """A remark on lost detail, where a source has other strides or numbers of cells; else empty."""
     have, want = source.strides, factored(target).strides
     finer = [axis for axis in want if axis in have and want[axis] < have[axis]]
     if finer:

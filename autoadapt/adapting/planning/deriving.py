@@ -184,6 +184,7 @@ class _Offer:
 
 
 def _offer(source: Signature, target: Signature, asked: _Asked) -> _Offer:
+    """The contract as far as it is served, and the tensors of the new module that may serve it."""
     wanted = with_masks_told(with_channels(with_inputs(target, source), source), source)
     wanted = served(wanted, asked.outputs)
     routes = route_inputs(source, wanted, asked.convert_inputs, asked.fit)
@@ -213,6 +214,7 @@ def _offer(source: Signature, target: Signature, asked: _Asked) -> _Offer:
 
 
 def _pairings(offer: _Offer, source: Signature, asked: _Asked) -> Sequence[Pairing]:
+    """A source for each output, in the order of the contract."""
     wanted, masks = offer.wanted.model_copy(update={"outputs": offer.marked}), returned_masks(offer.wanted)
     if masks:
         wanted = served(wanted, [path for path in wanted.outputs.paths if path not in masks])
@@ -236,6 +238,7 @@ def _pairings(offer: _Offer, source: Signature, asked: _Asked) -> Sequence[Pairi
 
 
 def _routes(offer: _Offer, source: Signature, pairings: Iterable[Pairing], always: bool) -> list[Route]:
+    """The routes of all pairings."""
     tensors = {found.path: found.tensor for found in (*offer.others, *offer.sources)}
     tensors |= {f"inputs.{path}": factored(spec) for path, spec in offer.wanted.inputs.items()}
     contract = dict(offer.marked.items())
@@ -261,6 +264,7 @@ def _with_branch(route: Route) -> str:
 
 
 def _derived(source: Signature, target: Signature, asked: _Asked) -> Plan:
+    """The plan, from the offer over pairings and routes to taps and cuts."""
     offer = _offer(source, target, asked)
     made = _routes(offer, source, _pairings(offer, source, asked), asked.project != "needed")
     if asked.project == "places":
@@ -294,6 +298,7 @@ def _remarks(
     read: set[str],
     convert_inputs: Collection[Conversion],
 ) -> tuple[str, ...]:
+    """The remarks on more than one output."""
     return (
         *input_remarks(source, offer.wanted, offer.inputs, masks_read(made)),
         *frame_remarks(source, offer.wanted, offer.inputs),
@@ -324,6 +329,7 @@ def _route(
     first: tuple[TensorSpec, Thin | None] | None = None,
     dilated_by: str = "",
 ) -> Route:
+    """The route of one pairing."""
     contract = contracts[pairing.target]
     if pairing.same_as:
         spec = contract.model_copy(update={"points": None})

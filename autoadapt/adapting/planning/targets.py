@@ -164,6 +164,7 @@ def _pruned(tree: Tree, keep: Iterable[bool]) -> Tree | None:
 
 
 def _prune(tree: Tree, flags: Iterable[bool]) -> Tree | None:
+    """As `_pruned`; the flags are used up in the order of the leaves."""
     match tree:
         case Slot():
             return tree if next(iter(flags)) else None

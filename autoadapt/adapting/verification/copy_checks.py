@@ -84,6 +84,7 @@ def _seeded_outputs(session: Session, module: nn.Module) -> list[torch.Tensor]:
 
 
 def _differences(how: str, original: nn.Module, twin: nn.Module) -> list[Mismatch]:
+    """Faults in what a copy has besides its outputs."""
     facts: dict[str, Callable[[nn.Module], object]] = {
         "type": lambda m: type(m).__qualname__,
         "state-dict keys": lambda m: list(m.state_dict()),

@@ -192,6 +192,7 @@ class Session:
     def _tensor(
         self, path: str, spec: TensorSpec, sizes: Mapping[str, int], generator: torch.Generator
     ) -> torch.Tensor:
+        """One input at given sizes."""
         shape = spec.shape(sizes)
         given, mask = self._given.get(path), mask_at(self.signature.masks, path)
         if given is not None and not (self.is_map(spec) and _is_blank(given)):
@@ -278,6 +279,7 @@ class Session:
         return spec.is_floating and spec.torch_dtype.to_real() == own and not chosen
 
     def _broken_invariants(self, tensors: Mapping[str, torch.Tensor], at: str) -> list[Mismatch]:
+        """Faults in values: of outputs that should be normalised, as by softmax, and of indices with invariants."""
         held = {path: spec.holds for path, spec in self.signature.outputs.items() if spec.holds and spec.is_restored}
         faults = [
             Mismatch(

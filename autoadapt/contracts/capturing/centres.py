@@ -131,6 +131,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note(
         self, name: str, named: Mapping[str, Any], given: Sequence[torch.Tensor], made: Sequence[torch.Tensor]
     ) -> None:
+        """Note the grids of a function's outputs, from those of its inputs."""
         for number, output in enumerate(made):
             if name in _SPATIAL:
                 grid = self._moved(_SPATIAL[name], given[0], output, named)

@@ -133,6 +133,8 @@ class Dataflow(TorchFunctionMode):
         return begin
 
     def _hook(self, name: str) -> Any:
+        """A forward hook of a module, which notes a node for each tensor that it returns."""
+
         def end(module: nn.Module, args: Any, kwargs: Any, returned: Any) -> None:
             call = self._calls[name] = self._calls.get(name, -1) + 1
             with torch._C.DisableTorchFunction():

@@ -73,6 +73,7 @@ class Watcher:
         """The last one."""
 
     def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
+        """Put hooks on a module that note its calls; returns their handles."""
         holds, linear = any(True for _ in module.children()), is_linear(module)
 
         def begin(_module: nn.Module, args: Any) -> None:
@@ -126,6 +127,7 @@ class Watcher:
         return self._last.get(value) or self._last.get(base)
 
     def _note(self, name: str, call: int, began: int, reads: InnerKey | None, args: Any, output: Any) -> None:
+        """Note the tensors that a call returned."""
         try:
             tree, tensors = flatten(output)
         except SignatureError:  # a tensor that no path names cannot be tapped

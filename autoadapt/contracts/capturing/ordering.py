@@ -224,6 +224,7 @@ class Ordering:
         return seen
 
     def _seen_at(self, sizes: Mapping[str, int], tokens: Mapping[Key, TokenAxis], maps: Mapping[Key, MapAxes]) -> _Seen:
+        """Token orders and map axes, from one run on test images at given sizes."""
         seen, images, centres = _Seen({}, {}), images_for(self.axes), _centres(self.axes)
         answers: dict[Key, torch.Tensor] = {}  # evaluated after the run, since function modes slow down what runs in it
 

@@ -272,6 +272,7 @@ class Probe:
         watcher: Watcher,
         followed: CentresFollowed,
     ) -> Observation:
+        """What a run showed."""
         tree, outputs = flatten(returned)
         tree = without_unmakeable(returned, tree)
         input_paths = [f"inputs.{path_text(path)}" for path in paths(self._tree)]

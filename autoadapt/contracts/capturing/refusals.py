@@ -186,6 +186,7 @@ def check_taps(module: nn.Module, source: Signature, taps: Mapping[str, str]) ->
 
 
 def _why_not(module: nn.Module, source: Signature, tap: str) -> str:
+    """Why a module cannot be tapped at a name."""
     path = tap.partition("@")[0].partition(":")[0]
     names = dict(module.named_modules())
     if path not in names:

@@ -287,6 +287,7 @@ def _extended(evidence: _Evidence, columns: Sequence[Column]) -> list[set[int]]:
 
 
 def _solution(evidence: _Evidence, dims: Mapping[Column, Dim], checked: bool) -> Solution:
+    """A formula for every output and inner axis."""
     by_values = {column: evidence.fits(column) for column in evidence.output_columns()}
     known = list(dict.fromkeys(dims.values()))
     parts = _parts(known)
@@ -361,6 +362,7 @@ def _sizes_text(sizes: Sizes) -> str:
 
 
 def _unexplained(evidence: _Evidence, columns: Sequence[Column]) -> CaptureError:
+    """The error for axes that no formula fits, with the sizes that they had."""
     faults = []
     for name, leaf in zip(evidence.seen[0].paths, zip(*[o.shapes for o in evidence.seen], strict=True), strict=True):
         for axis, column in enumerate(zip(*leaf, strict=True)):

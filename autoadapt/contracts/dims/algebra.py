@@ -268,6 +268,7 @@ def _slope(form: Form, axis: str) -> Fraction | None:
 
 
 def _term_slope(monomial: Monomial, axis: str) -> Fraction | None:
+    """The slope of a product along an axis at large sizes; None where it is not constant."""
     match [atom for atom in monomial if axis in atom.axes]:
         case []:
             return Fraction(0)

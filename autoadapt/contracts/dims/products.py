@@ -170,6 +170,7 @@ def _levels(pools: Sequence[Sequence[Dim]], known: Sequence[Dim]) -> list[Dim]:
 
 
 def _sums(levels: Sequence[Dim], sizes: dict[str, Array], values: Array) -> list[Candidate]:
+    """Sums of some of the levels, times at most one axis that none of them has."""
     if len(levels) < 2:
         return []
     tables = np.stack([_values(dim, sizes, len(values)) for dim in levels])
@@ -199,6 +200,7 @@ def common_products(sizes: dict[str, Array], values: Array) -> list[Candidate]:
 def _of_common_floors(
     floored: tuple[str, ...], whole: tuple[str, ...], sizes: dict[str, Array], values: Array
 ) -> Iterator[Candidate]:
+    """Products of equal floors of some axes, and of whole axes."""
     strides, shifts = COMMON_FLOORS.T[..., None]
     table = np.ones((len(COMMON_FLOORS), len(values)), dtype=np.int64)
     for axis in floored:

@@ -56,6 +56,7 @@ def _diff_place(path: str, expected: TensorSpec, found: Mapping[str, TensorSpec]
 
 
 def _diff_spec(path: str, expected: TensorSpec, found: TensorSpec, axes: Mapping[str, AxisSizes]) -> list[Mismatch]:
+    """Mismatches between two specs of one leaf."""
     faults = []
     if expected.dtype != found.dtype:
         faults.append(Mismatch(path, expected.dtype, found.dtype, f"cast to {expected.dtype}"))

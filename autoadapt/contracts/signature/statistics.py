@@ -63,6 +63,7 @@ class Statistics(MadeByHand):
 
     @model_validator(mode="after")
     def _sound(self) -> Statistics:
+        """Refuse numbers that are not finite or positive, and unequal numbers of channels."""
         counts = {len(self.mean), len(self.std)} - {1}
         wrong = {
             "mean": not self.mean or not all(map(math.isfinite, self.mean)),

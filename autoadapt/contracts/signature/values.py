@@ -100,6 +100,7 @@ def describe(tree: Tree) -> str:
 
 
 def _parse_tree(value: object, leaves: list[TensorSpec]) -> Tree:
+    """The tree of texts in containers; their specs are appended to `leaves`."""
     match value:
         case TensorSpec():
             leaves.append(value)

@@ -77,6 +77,7 @@ def _are_numbers(*pieces: str | float | None) -> bool:
 
 
 def _kind(value: Any) -> Iterator[str | int | float | None]:
+    """The pieces of a value's description; a number stays a number, and a symbolic one is None."""
     if isinstance(value, (torch.Tensor, Proxy)):
         yield "tensor"
     elif isinstance(value, torch.SymInt):

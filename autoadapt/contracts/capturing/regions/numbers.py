@@ -24,6 +24,7 @@ def with_numbers(tree: Tree, tensors: Sequence[torch.Tensor]) -> tuple[Tree, lis
 
 
 def _walked(tree: Tree, remaining: Iterator[torch.Tensor], leaves: list[torch.Tensor | int]) -> Tree:
+    """As `with_numbers`; tensors are used up, and leaves are appended, in order."""
     match tree:
         case Slot():
             leaves.append(next(remaining))

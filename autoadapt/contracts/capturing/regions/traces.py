@@ -246,6 +246,7 @@ class _Tracer(TorchFunctionMode):
         return enter
 
     def _leaving(self, _module: nn.Module, _args: Any, returned: object) -> object:
+        """A forward hook, which notes what a call of the region returned."""
         number = self._running[-1]
         call = self.trace.calls[number]
         tree, tensors = flatten(returned, any_keys=True)
