@@ -32,6 +32,7 @@ def without_unmakeable(value: object, tree: Tree) -> Tree:
 
 
 def _comes_out_alike(value: object, tree: Container, items: list[Any]) -> bool:
+    """Whether a container's class makes an equal container from the same items."""
     try:
         made = build_container(tree, items)
     except Exception:  # whatever a constructor raises, it does not take the items

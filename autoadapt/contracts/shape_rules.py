@@ -265,6 +265,7 @@ def _group_norm_backward(gradient: Tensor, x: Tensor, *rest: Any) -> Any:
 
 
 def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
+    """The output of `cat`."""
     first = tensors[0]
     if not are_plain(*tensors) or first.dim() < 2 or not -first.dim() <= dim < first.dim():
         return None
@@ -276,6 +277,7 @@ def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
 
 
 def _reduced(x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, *, dtype: Any = None) -> Tensor | None:
+    """The output of `mean` or `sum` over some axes."""
     axes = x.dim()
     if not dims or dtype is not None or not are_plain(x) or not all(-axes <= one < axes for one in dims):
         return None

@@ -183,6 +183,7 @@ NAMED = frozenset({"named_tuple", "dataclass", "registered", "attributes"})
 
 
 def _key(container: object, key: Any, any_key: bool) -> Key:
+    """A key that a path can hold; refuses others unless any key is allowed, of which the `repr` is taken."""
     if isinstance(key, (int, str)):
         return key
     if any_key:
@@ -301,6 +302,7 @@ def container_type(container: Container) -> tuple[Callable[..., Any], Form]:
 
 
 def _not_made(container: Container) -> SignatureError:
+    """The error for a container whose class does not take its items."""
     name = container.type.rpartition(":")[2]
     fault = Mismatch(
         name,

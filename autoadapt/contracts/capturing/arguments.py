@@ -145,6 +145,7 @@ def keyword_only(module: nn.Module) -> list[str]:
 
 
 def _parameter(one: inspect.Parameter, config: object) -> Parameter:
+    """A parameter of `forward`, with its default and what the config has for it."""
     if one.kind is one.VAR_KEYWORD:
         names = [name.removeprefix("_") for name in getattr(config, "__dict__", ())]
         flags = ((name, on) for name in names if isinstance(on := getattr(config, name, None), bool))

@@ -348,6 +348,7 @@ class _Runs:
     def _wrong_values(
         self, sizes: Mapping[str, int], before: Sequence[torch.Tensor], found: Observation
     ) -> list[Contradiction]:
+        """Outputs whose values differ from those of the run before."""
         rows = zip(self.contract.first.paths, before, found.tensors, strict=True)
         return [
             Contradiction(path=path, at=said(sizes), expected=_EQUAL_VALUES, found="other values")

@@ -133,6 +133,7 @@ class Depths:
         return tuple(output for output in found if not output.is_read or output.behind)
 
     def _one(self, output: InnerOutput) -> InnerOutput:
+        """An inner output with its depth, and the parameters that it depends on."""
         key = (output.module, output.call, output.path)
         node = self._nodes.get(key)
         if node is not None:
@@ -146,6 +147,7 @@ class Depths:
         return output.model_copy(update=found)
 
     def _with(self, spec: TensorSpec, behind: Behind | None, shape: Shape) -> TensorSpec:
+        """A spec with its depth, which is that of the deepest block that it depends on."""
         if behind is None or not spec.is_floating:
             return spec
         found = [depth for i, depth in self._depth_of.items() if behind.nodes >> i & 1]
@@ -157,6 +159,7 @@ class Depths:
         return spec.model_copy(update={"depth": round(max(found, default=1.0), 2)})
 
     def _block(self, i: int, behind: Behind) -> float:
+        """The depth of a block, in octaves of stride, given what it depends on."""
         before = [j for j in self._blocks if behind.nodes >> j & 1]
         if self._even:
             return 1 + (WHOLE - 1) * len({*before, i} & self._even) / len(self._even)

@@ -206,6 +206,7 @@ class Trial:
         return made
 
     def _run(self, place: int | str, mask: torch.Tensor, given: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The outputs for given inputs and a mask."""
         tensors = [tensor.clone() for tensor in given]
         mask = mask.to(tensors[0].device)
         if isinstance(place, int):

@@ -165,6 +165,7 @@ def _exchanged(axes: InputAxes, left: str, right: str) -> InputAxes:
 
 
 def _letters(tensor: torch.Tensor) -> str:
+    """Names for the axes of an input tensor, guessed from its shape and dtype."""
     if tensor.dim() == 3 and not tensor.is_floating_point():
         return "BHW"
     if tensor.dim() == 4 and tensor.is_floating_point() and _few(tensor.shape[3], tensor.shape[1:3]):

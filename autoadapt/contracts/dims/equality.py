@@ -82,6 +82,7 @@ def _exact_points(form: Form) -> dict[str, npt.NDArray[np.object_]]:
 
 
 def _complete_points(form: Form) -> dict[str, npt.NDArray[np.int64]]:
+    """A grid of sizes at which two equal forms must agree; random ones of them where there are too many."""
     axes = sorted(form.axes)
     widths = [_width(form, axis) for axis in axes]
     if math.prod(widths) > MOST_POINTS:
@@ -103,6 +104,8 @@ def _atoms(form: Form, axis: str) -> list[Atom]:
 
 
 def _degree(form: Form, axis: str) -> int:
+    """The degree of a form as a polynomial in an axis, with floors and maxima taken for their arguments."""
+
     def of_atom(atom: Atom) -> int:
         match atom:
             case Axis(name=name):
@@ -114,6 +117,8 @@ def _degree(form: Form, axis: str) -> int:
 
 
 def _period(form: Form, axis: str) -> int:
+    """A number of sizes after which all floors along an axis repeat their remainders."""
+
     def of_atom(atom: Atom) -> int:
         match atom:
             case Axis():

@@ -38,6 +38,7 @@ def _divided(form: Form, constant: int) -> Form:
 
 
 def _split(form: Form) -> tuple[Form, ...] | None:
+    """The factors of a form, each of other axes or a single atom; None where it is no such product."""
     if len(form.terms) == 1 and form.terms[0][1] == 1:
         return tuple(Form.atom(atom) for atom in form.terms[0][0])
     if len(form.axes) == 1:

@@ -80,6 +80,7 @@ def coarse_floors(axis: str, samples: Samples) -> list[Candidate]:
 
 
 def _floors(axis: str, samples: Samples, allowed: range, *, halved: bool = False) -> list[Candidate]:
+    """The floors of an axis that fit all samples, with strides of a range, simplest first."""
     if not _is_monotone(samples.values):
         return []
     rows: list[Array] = []

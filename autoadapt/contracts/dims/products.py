@@ -47,6 +47,7 @@ def scaled_products(pools: Sequence[Sequence[Dim]], sizes: dict[str, Array], val
 
 
 def _products_of(pools: Sequence[Sequence[Dim]], sizes: dict[str, Array], values: Array) -> list[Candidate]:
+    """The products of one dim from each pool, times a scale and plus an offset, that fit all values."""
     tables = [np.stack([_values(dim, sizes, len(values)) for dim in pool]) for pool in pools]
     grid = tables[0]
     for table in tables[1:]:

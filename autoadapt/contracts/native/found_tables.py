@@ -54,6 +54,7 @@ def tables_of(module: nn.Module, size: tuple[int, int], channels: int) -> Lift |
 
 
 def _lift(module: nn.Module, size: tuple[int, int], found: dict[str, Table]) -> Lift:
+    """The changes that let a module resample the tables found in it."""
     by_part: dict[str, list[tuple[str, Table | Numbering]]] = {}
     for name, table in (found | _numberings(module, found)).items():
         path, _, attribute = name.rpartition(".")

@@ -52,6 +52,7 @@ def _outputs(module: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _are_alike(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether two outputs are equal up to rounding."""
     if left.shape != right.shape or left.dtype != right.dtype:
         return False
     if torch.equal(left, right):

@@ -158,6 +158,7 @@ class TensorSpec(Frozen):
     @field_validator("dims")
     @classmethod
     def _possible(cls, dims: tuple[Dim, ...]) -> tuple[Dim, ...]:
+        """Refuse too many axes and negative sizes."""
         if len(dims) > MOST_AXES:
             fault = Mismatch("dims", f"at most {MOST_AXES} axes, as torch has it", f"{len(dims):,}", cls.made_by)
             raise SignatureError("a tensor has too many axes", [fault])

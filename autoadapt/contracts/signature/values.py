@@ -27,6 +27,7 @@ class Values(Frozen):
 
     @model_validator(mode="after")
     def _told_apart(self) -> Values:
+        """Refuse trees with another number of tensors than leaves, or with equal paths."""
         faults = [
             Mismatch(path, "one tensor of this path", "several whose paths read alike", "give each a key of its own")
             for path in alike(self.tree)

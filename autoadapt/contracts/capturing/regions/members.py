@@ -76,6 +76,7 @@ def _refuse_unregistered(model: nn.Module, wanted: Iterable[str], named: dict[st
 
 
 def _refuse_unknown(wanted: Sequence[str], named: dict[str, nn.Module]) -> None:
+    """Refuse paths that are no submodules."""
     faults = []
     for path in wanted:
         if not path or path not in named:
