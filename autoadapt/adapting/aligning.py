@@ -16,7 +16,9 @@ DEPTH = 1.0
 STRIDE = 0.5
 """The cost of an octave of stride."""
 SHARED = 0.6
-"""The cost of one stage for two targets of one stride and different depths."""
+"""The cost of one stage for two targets of different strides or depths."""
+ROUNDING = 0.5
+"""Octaves by which depths may differ at the very same stride: strides are rounded to this, and widths double or not."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ def align(
     A pair costs 1 for each octave of depth between both, and 0.5 for each octave of stride: a stride can be resampled,
     but no layer replaces missing depth. A stage with outputs of a decoder covers the depths from its stride's to the
     decoder's, so that it serves levels of a pyramid and of another decoder. A target as deep as a whole network
-    although its stride is finer gets the deepest stage there is. One stage for two targets of one stride and different
-    depths costs 0.6. Of equal costs the shallower stage is taken.
+    although its stride is finer gets the deepest stage there is. One stage for two targets that differ costs 0.6. At the
+    very same stride, half an octave of depth costs nothing. Of equal costs the shallower stage is taken.
 
     Args:
         targets: In the order of `levels_in_order`.
@@ -147,11 +149,11 @@ def _cost(target: Level, stage: Stage, distance: float, deepest: float) -> float
     if math.isinf(distance):
         return math.inf
     whole = target.depth >= WHOLE and target.extra > 0
-    wanted = max(target.depth, deepest) if whole else target.depth
-    return STRIDE * distance + DEPTH * stage.beyond(wanted)
+    beyond = stage.beyond(max(target.depth, deepest) if whole else target.depth)
+    return STRIDE * distance + DEPTH * (beyond if distance or beyond > ROUNDING else 0)
 
 
 def _shared(targets: Sequence[Level], i: int, stage: Stage, again: bool) -> float:
-    if not again or stage.even or i == 0 or targets[i].octaves != targets[i - 1].octaves:
+    if not again or stage.even or i == 0 or targets[i] == targets[i - 1]:
         return 0.0
-    return SHARED if targets[i].depth != targets[i - 1].depth else 0.0
+    return SHARED
