@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.probing import Probe
+from autoadapt.contracts.leaves import READ
 
 
 class Counting(nn.Module):
@@ -62,6 +65,37 @@ def test_a_build_runs_a_view_once_in_each_mode_before_and_after_what_it_cuts(inp
     assert aa.build(new, plan).plan == plan
     assert Stages.ran.count(True) == passes // 2
     assert Stages.ran.count(False) == passes // 2 + 1  # what is built returns what the plan says
+
+
+class Streams(nn.Module):
+    """Blocks whose sums no module returns, one of them called twice, levels in a dict, and a head of vectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(3, 8, 4, 4), nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(3))
+        self.again, self.norm, self.head = nn.ReLU(), Named(), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = self.again(block(x)) + x
+        levels = self.norm(x)
+        return self.head(levels["a"].mean((2, 3)))
+
+
+class Named(nn.Module):
+    def forward(self, x):
+        return {"a": x * 2, "b": (x, x.int())}
+
+
+def test_a_run_at_another_size_notes_the_shapes_that_a_run_at_length_notes():
+    probe = Probe(Streams(), Arguments({"x": torch.zeros(2, 3, 32, 32)}, 1), real=False, inner=True)
+    first = probe.run()
+    at_length, shapes = (probe.run([(1, 3, 64, 40)], known=known) for known in (None, first.inner))
+    assert {path for _, _, path in first.inner} >= {READ, "output", "a", "b.0", "b.1"}
+    assert first.inner.keys() == at_length.inner.keys() == shapes.inner.keys()
+    for key, leaf in shapes.inner.items():
+        assert leaf.shape == at_length.inner[key].shape != first.inner[key].shape
 
 
 LEVEL = "f32[B, 4, ceil(H/2), ceil(W/2)]"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,23 +20,30 @@ from autoadapt.contracts.capturing.classifier_heads import is_linear
 from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.capturing.readings import Readings
 from autoadapt.contracts.leaves import READ, leaf
-from autoadapt.contracts.trees import flatten, path_text, paths
+from autoadapt.contracts.trees import flatten, path_texts
 from autoadapt.errors import SignatureError
 
 __all__ = ["InnerKey", "InnerLeaf", "Watcher", "kind_of", "times_written", "watch"]
 
 
 @contextlib.contextmanager
-def watch(module: nn.Module, active: bool, followed: CentresFollowed) -> Iterator[Watcher]:
+def watch(
+    module: nn.Module,
+    active: bool,
+    followed: CentresFollowed,
+    known: Mapping[InnerKey, InnerLeaf] | None = None,
+) -> Iterator[Watcher]:
     """Note what inner modules return while the block runs.
 
     Args:
         module: The module that will run.
         active: Whether to note anything.
         followed: Where cells lie, followed in the same run.
+        known: What a run at other sizes noted; then only shapes are noted, which takes less time.
     """
-    watcher = Watcher(followed)
-    attending: contextlib.AbstractContextManager[object] = watcher.attending if active else contextlib.nullcontext()
+    watcher = Watcher(followed) if known is None else _Shapes(followed, known)
+    is_whole = active and known is None
+    attending: contextlib.AbstractContextManager[object] = watcher.attending if is_whole else contextlib.nullcontext()
     named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
     hooked = [(name, inner) for name, inner in named if not isinstance(inner, torch.jit.ScriptModule)]
     handles = [handle for name, inner in hooked for handle in watcher.attach(name, inner)]
@@ -128,17 +136,8 @@ class Watcher:
 
     def _note(self, name: str, call: int, began: int, reads: InnerKey | None, args: Any, output: Any) -> None:
         """Note the tensors that a call returned."""
-        try:
-            tree, tensors = flatten(output)
-        except SignatureError:  # a tensor that no path names cannot be tapped
-            return
-        for path, tensor in zip(paths(tree), tensors, strict=True):
-            if kind_of(tensor):
-                continue  # no layer of an adapter takes it
-            key = (name, call, path_text(path))
-            if key[2] == READ or not _is_found(output, key[2], tensor):
-                continue
-            first = self._first.get(tensor)
+        for path, tensor in _leaves_of(output):
+            key, first = (name, call, path), self._first.get(tensor)
             if first is None:
                 self._first.put(tensor, key)
             self._numbers[self.attending.returned(tensor, args)] = key
@@ -163,6 +162,50 @@ class Watcher:
         """The last call that returned a tensor, unless it was written to after that."""
         key = self._last.get(tensor)
         return key if key is not None and self.noted[key].version == times_written(tensor) else None
+
+
+class _Shapes(Watcher):
+    """Hooks that note shapes alone: which calls read what, and which of them add or attend, an earlier run told."""
+
+    def __init__(self, followed: CentresFollowed, known: Mapping[InnerKey, InnerLeaf]) -> None:
+        super().__init__(followed)
+        self._known = known
+        self._reading = {name for name, _, path in known if path == READ}
+        self._begun = Counter[str]()
+
+    def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
+        def begin(_module: nn.Module, args: Any) -> None:
+            key = (name, self._begun[name], READ)
+            self._begun[name] += 1
+            with torch._C.DisableTorchFunction():
+                if key in self._known and args and self._is_like(args[0], self._known[key]):
+                    self.noted[key] = self._leaf(args[0], 0, None, None)
+
+        def end(_module: nn.Module, _args: Any, output: Any) -> None:
+            call = self._calls[name] = self._calls.get(name, -1) + 1
+            with torch._C.DisableTorchFunction():
+                for path, tensor in _leaves_of(output):
+                    self.noted[name, call, path] = self._leaf(tensor, 0, None, None)
+
+        reading = [module.register_forward_pre_hook(begin)] if name in self._reading else []
+        return [*reading, module.register_forward_hook(end)]
+
+    def _is_like(self, value: object, known: InnerLeaf) -> bool:
+        """Whether this is a tensor with the axes of another one, and of one cell where that has one."""
+        if not isinstance(value, torch.Tensor) or kind_of(value) or value.dim() != len(known.shape):
+            return False
+        return math.prod(known.shape[2:]) > 1 or _is_vector(value)
+
+
+def _leaves_of(output: object) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of an output that a tap can return, with their paths: those that an adapter's layers take."""
+    try:
+        tree, tensors = (None, [output]) if isinstance(output, torch.Tensor) else flatten(output)
+    except SignatureError:  # a tensor that no path names cannot be tapped
+        return
+    for path, tensor in zip(["output"] if tree is None else path_texts(tree), tensors, strict=True):
+        if not kind_of(tensor) and path != READ and _is_found(output, path, tensor):
+            yield path, tensor
 
 
 def _is_found(output: object, path: str, tensor: torch.Tensor) -> bool:

@@ -178,6 +178,7 @@ class Probe:
         training: bool = False,
         follow: Sequence[Sequence[str]] = (),
         flow: Dataflow | None = None,
+        known: Mapping[InnerKey, InnerLeaf] | None = None,
     ) -> Observation:
         """Run at the given shapes of the input tensors.
 
@@ -189,6 +190,7 @@ class Probe:
             training: Run in train mode and with gradients, without inner outputs.
             follow: For each input tensor the names of its axes, to follow where the cells of every tensor lie.
             flow: The dataflow that follows this run.
+            known: What a run at other shapes noted inside, so that only shapes are noted there.
 
         Raises:
             ProbeError: The module raised.
@@ -204,7 +206,7 @@ class Probe:
             tables.kept(),  # ends after the caches are restored: tables that those removed need no values
             contextlib.nullcontext() if self.real else self._caches.kept(),
             everywhere_meta(not self.real, tables, followed=bool(follow) or flow is not None),
-            watch(self._copy, self._inner and not training and flow is None, followed) as watcher,
+            watch(self._copy, self._inner and not training and flow is None, followed, known) as watcher,
             followed if follow else contextlib.nullcontext(),
             flow or contextlib.nullcontext(),
             torch.set_grad_enabled(training),

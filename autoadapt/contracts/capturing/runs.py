@@ -67,6 +67,7 @@ class Runs:
         self.axes = axes
         self.of_one_length = False
         self._far = self._far_steps()[0]
+        self._known = first.inner
         self._cache: dict[_Sizes, Observation | None] = {_full(axes, {}): first}
         self._grids: dict[tuple[_Sizes, Names], Observation | None] = {(_full(axes, {}), followed): first}
 
@@ -77,7 +78,7 @@ class Runs:
             return None
         if full not in self._cache:
             try:
-                self._cache[full] = self.probe.run(self.axes.shapes(sizes))
+                self._cache[full] = self.probe.run(self.axes.shapes(sizes), known=self._known)
             except ProbeError as error:
                 self._refuse_for_want_of_values(error)
                 self._cache[full] = None
@@ -96,7 +97,7 @@ class Runs:
     def runs_at(self, shapes: list[Shape] | Any) -> bool:
         """Whether the module runs at these shapes of its inputs."""
         try:
-            self.probe.run(shapes)
+            self.probe.run(shapes, known=self._known)
         except ProbeError as error:
             self._refuse_for_want_of_values(error)
             return False
