@@ -114,8 +114,8 @@ def align(
     A pair costs 1 for each octave of depth between both, and 0.5 for each octave of stride: a stride can be resampled,
     but no layer replaces missing depth. A stage with outputs of a decoder covers the depths from its stride's to the
     decoder's, so that it serves levels of a pyramid and of another decoder. A target as deep as a whole network
-    although its stride is finer gets the deepest stage there is. One stage for two targets that differ costs 0.6. At the
-    very same stride, half an octave of depth costs nothing. Of equal costs the shallower stage is taken.
+    although its stride is finer gets the deepest stage there is. One stage for two targets that differ costs 0.6. At
+    the very same stride, half an octave of depth costs nothing. Of equal costs the shallower stage is taken.
 
     Args:
         targets: In the order of `levels_in_order`.
