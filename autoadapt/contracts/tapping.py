@@ -110,10 +110,19 @@ class _Collect:
 
 
 class _CollectRead(_Collect):
-    """A forward pre-hook that can be pickled."""
+    """A forward pre-hook that can be pickled; it takes a copy where the tensor is written over later."""
+
+    def __init__(self, collected: _Collected, path: str, *, copies: bool = False) -> None:
+        super().__init__(collected, path)
+        self._copies = copies
 
     def __call__(self, _module: nn.Module, args: Any) -> None:  # type: ignore[override]
-        self._collected.take(leaves.place_of_tap(self._path, leaves.READ), args[0])
+        taken = leaves.cloned(args[0]) if self._copies else args[0]
+        self._collected.take(leaves.place_of_tap(self._path, leaves.READ), taken)
+
+    def copying(self) -> _CollectRead:
+        """The same hook, which takes copies."""
+        return _CollectRead(self._collected, self._path, copies=True)
 
 
 def takes_what_is_read(hook: object) -> bool:
@@ -122,21 +131,18 @@ def takes_what_is_read(hook: object) -> bool:
 
 
 def hand_on_copies(module: nn.Module, taps: Collection[tuple[str, int, str]]) -> None:
-    """Protect tapped tensors from being written to by what runs after the tap.
+    """Protect tapped tensors from being written to by what runs after the tap, once the taps are there.
 
-    The output of a tapped module is passed on as a copy. Of a first argument the module and the tap get a copy: the
-    caller keeps the tensor itself, and may write to it.
+    The output of a tapped module is passed on as a copy. Of a first argument the tap takes a copy: the module and its
+    caller share the tensor, and either may write to it.
     """
     for path, reads in _hooked(list(taps)):
         inner = module.get_submodule(path)
         if reads:
-            inner.register_forward_pre_hook(_handed_in, prepend=True)
+            hooks = inner._forward_pre_hooks
+            hooks.update({i: hook.copying() for i, hook in hooks.items() if isinstance(hook, _CollectRead)})
         else:
             inner.register_forward_hook(_handed_on)
-
-
-def _handed_in(_module: nn.Module, args: Any) -> Any:
-    return (leaves.cloned(args[0]), *args[1:])
 
 
 def _handed_on(_module: nn.Module, _args: Any, output: Any) -> Any:

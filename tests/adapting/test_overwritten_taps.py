@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.contracts.leaves import READ
+from autoadapt.contracts.tapping import hand_on_copies, overwritten, tap
 
 
 class Block(nn.Module):
@@ -115,3 +117,39 @@ def test_parameters_that_serve_no_output_are_named_in_the_plan_and_take_no_gradi
     assert not net.backbone.prompt.requires_grad
     assert " frozen " in str(net.plan)
     assert "prompt" in str(net.plan)
+
+
+class WritingOverWhatItReads(nn.Module):
+    """A module that writes over its input, which its caller goes on with; or the caller does."""
+
+    def __init__(self, *, inside: bool) -> None:
+        super().__init__()
+        self.one, self.two, self.inside = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 6, 3, 2, 1), inside
+        self.scaled = Scaling() if inside else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = self.one(x) * 1.0
+        self.scaled(made)
+        if not self.inside:
+            made *= 2
+        return self.two(made)
+
+
+class Scaling(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(2)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_a_module_reads_is_tapped_as_it_comes_in_and_writes_reach_its_caller(inside):
+    new, x, taps = WritingOverWhatItReads(inside=inside).eval(), torch.randn(2, 3, 32, 32), [("scaled", 0, READ)]
+    expected, whole, ended = new.one(x).detach(), new(x).detach(), []
+    tapped = copy.deepcopy(new)
+    tap(tapped, taps)
+    hand_on_copies(tapped, overwritten(copy.deepcopy(new), taps, lambda module: module(x)))
+    tapped.two.register_forward_hook(lambda _module, _args, output: ended.append(output))
+    (read,) = tapped(x)
+    assert torch.equal(read, expected)
+    assert torch.equal(ended[0], whole)
+    (read.sum() + ended[0].sum()).backward()
+    assert all(p.grad is not None for p in tapped.parameters())

@@ -62,15 +62,14 @@ def _taking(plan: Plan) -> Iterator[str]:
 
 def _reading(plan: Plan) -> Iterator[str]:
     overwritten = _overwritten(plan, reads=True)
-    returned = "tuple[Any, ...]" if overwritten else "None"
-    yield f"    def _read(self, path: str, _module: nn.Module, args: tuple[Any, ...]) -> {returned}:"
+    yield "    def _read(self, path: str, _module: nn.Module, args: tuple[Any, ...]) -> None:"
     yield '        """Keep what an inner module reads, call by call."""'
-    if overwritten:
-        yield "        args = (cloned(args[0]), *args[1:])  # what follows writes over it"
     yield "        if self._calls.taken:"
-    yield f'            self._calls.taken[-1].setdefault(path + ":{leaves.READ}", []).append(args[0])'
     if overwritten:
-        yield "        return args"
+        yield f"            overwritten = path in {overwritten!r}  # by what follows".replace("'", '"')
+        yield "            taken = cloned(args[0]) if overwritten else args[0]"
+    kept = "taken" if overwritten else "args[0]"
+    yield f'            self._calls.taken[-1].setdefault(path + ":{leaves.READ}", []).append({kept})'
     yield ""
 
 
