@@ -18,6 +18,7 @@ from autoadapt.calibration.made_inputs import Inputs, kind_of
 from autoadapt.calibration.paired_runs import explained
 from autoadapt.calibration.samples import Cut, Sample, Samples, joined
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.trees import flatten
 from autoadapt.versions import install_line, package_version
 
 __all__ = ["ENOUGH", "Augment", "Batch", "Making"]
@@ -151,7 +152,8 @@ def _called(augment: Callable[[Any], Any], given: Cut, positional: int) -> Argum
     """What the caller's function makes of images, in tensors of its own that it may write into."""
     values = replace(given, tensors=tuple(tensor.clone() for tensor in given.tensors)).value
     with explained("augment", "a batch as the model takes it", "augment=lambda images: images.flip(-1)"):
-        if len(values) > 1:
-            return Arguments(dict(augment(values)), positional)
-        ((name, value),) = values.items()
-        return Arguments({name: augment(value)}, positional)
+        name = next(iter(values))
+        made = dict(augment(values)) if len(values) > 1 else {name: augment(values[name])}
+        if not all(tensor.numel() for tensor in flatten(made)[1]):
+            raise ValueError("an empty batch")
+        return Arguments(made, positional)

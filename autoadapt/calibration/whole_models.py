@@ -45,8 +45,16 @@ def with_old(net: nn.Module, like: nn.Module, at: str | None, passes: Passes | N
         raise CalibrationError("a region is calibrated with the model that it was a part of", [fault])
     around = whole_copy(net, without=find_adapted(net, at)) if is_sharded(net) else copy_module(net, clone_buffers)
     model = in_eval_mode(around)
-    model.set_submodule(at, like if is_sharded(like) else in_eval_mode(copy_module(like, clone_buffers)))
+    own = like if is_sharded(like) else in_eval_mode(copy_module(like, clone_buffers))
+    model.set_submodule(_wrapped(net, like, at) or at, own)
     return model
+
+
+def _wrapped(net: nn.Module, like: nn.Module, at: str) -> str:
+    """The path of the model that a wrapper holds, as that of averaged weights does, where `like` is its old one."""
+    names = at.split(".")
+    inner = (".".join(names[:depth]) for depth in range(1, len(names)))
+    return next((path for path in inner if _is_whole(net.get_submodule(path), like, [at[len(path) + 1 :]])), "")
 
 
 def _is_whole(net: nn.Module, like: nn.Module, places: Sequence[str]) -> bool:

@@ -3,11 +3,12 @@
 import pytest
 import torch
 from calibration_models import Model, Pyramid, model_with, pictures, same, weights
+from calibration_pairs import BATCHES
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from autoadapt.adapting import adapt
-from autoadapt.calibration import calibrate
+from autoadapt.calibration import Recipe, calibrate
 from autoadapt.errors import AdaptError, CalibrationError
 
 IMAGES = pictures(16)
@@ -268,3 +269,14 @@ def test_adapters_that_are_computed_from_others_are_refused_before_anything_runs
         assert fault.where == "adapters.0.project.weight"
         assert "remove_parametrizations" in fault.remedy
         assert same(before, weights(model))
+
+
+@pytest.mark.parametrize("wrap", [torch.optim.swa_utils.AveragedModel, torch.nn.DataParallel])
+def test_the_old_model_of_one_that_is_wrapped_is_that_of_what_it_holds(wrap):
+    old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
+    model = model_with(old, new)
+    wrapped = wrap(model)
+    found = calibrate(wrapped, at="module.backbone", like=old, data=BATCHES, solver=Recipe(1.0))
+    plain = calibrate(model_with(old, new), at="backbone", like=old, data=BATCHES, solver=Recipe(1.0))
+    assert found.head == plain.head
+    assert found.outputs == plain.outputs

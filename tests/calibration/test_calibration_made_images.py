@@ -455,3 +455,10 @@ def test_detectors_get_lists_of_images_of_their_own_sizes(seeded):
     for number in range(6):
         made = inputs.mixed(number, [cuts[number % 2], *cuts]).value["images"]
         assert [each.shape for each in made] == [images[number % 2].shape]
+
+
+def test_a_function_that_makes_no_images_is_named():
+    model, old = pair()
+    with pytest.raises(CalibrationError, match="augment failed") as caught:
+        calibrate(model, at="backbone", like=old, data=pictures(12).split(4), augment=lambda images: images[:0])
+    assert "an empty batch" in str(caught.value)
