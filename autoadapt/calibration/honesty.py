@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import inf, isfinite, sqrt
 from statistics import fmean, pstdev, stdev
 
 from autoadapt.calibration.judging import Score
@@ -95,7 +95,10 @@ def honest_after(later: Score, chosen: Score | None, honest: Score | None) -> Sc
 def standard_errors(score: Score, groups: Mapping[int, int]) -> tuple[float | None, float]:
     """Standard errors of the mean loss and of the mean agreement, near copies counted once.
 
-    That of the agreement is taken as if two more images had agreed and two had not: where all of a few do, the next one
+    That of the loss is taken as if one more image had been twice as far above the mean as the worst is: a few images
+    need not have met the bad ones, which most of a mean of divergences is made of. The mean of 8 log-normal numbers is
+    within two of these errors of the truth in 88 % of draws, that of 32 in 95 % (80 % and 88 % without). That of the
+    agreement is taken as if two more images had agreed and two had not: where all of a few do, the next one
     need not (Agresti and Coull, Approximate is better than "exact" for interval estimation of binomial proportions,
     1998).
 
@@ -106,13 +109,18 @@ def standard_errors(score: Score, groups: Mapping[int, int]) -> tuple[float | No
     Example:
         >>> eight = Score((1.0, 3.0) * 4, (1.0,) * 8)
         >>> [round(error, 3) for error in standard_errors(eight, {})]
-        [0.378, 0.108]
+        [0.433, 0.108]
     """
     means = _by_group(_by_number(score), groups)
     shares = _by_group(dict(zip(_by_number(score), score.agreements, strict=True)), groups)
     shares += [0.0, 0.0, 1.0, 1.0]
     known = len(means) > 1 and all(map(isfinite, means))
-    return stdev(means) / len(means) ** 0.5 if known else None, pstdev(shares) / len(shares) ** 0.5
+    return _error_of_mean(means) if known else None, pstdev(shares) / len(shares) ** 0.5
+
+
+def _error_of_mean(losses: Sequence[float]) -> float:
+    mean, count = fmean(losses), len(losses)
+    return sqrt(sum((one - mean) ** 2 for one in losses) + (2 * (max(losses) - mean)) ** 2) / count
 
 
 def _by_group(values: Mapping[int, float], groups: Mapping[int, int]) -> list[float]:

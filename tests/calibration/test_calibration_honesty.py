@@ -1,6 +1,8 @@
 """Figures come from images that did not choose, near copies count once, and what chance may give is not written."""
 
+import math
 import random
+from statistics import fmean
 
 import pytest
 import torch
@@ -227,10 +229,20 @@ def test_copies_are_held_out_together_also_where_a_run_is_cut_off_or_batches_are
 
 def test_standard_errors_count_copies_once_and_are_not_nothing_where_all_agree():
     of_loss, of_agreement = standard_errors(Score((1.0, 2.0, 3.0, 3.0), (1.0,) * 4, (0, 1, 2, 3)), {3: 2})
-    assert of_loss == pytest.approx(3**-0.5)
+    assert of_loss == pytest.approx(6**0.5 / 3)
     assert of_agreement == pytest.approx((5 / 7 * 2 / 7 / 7) ** 0.5)
     assert standard_errors(score(float("inf"), 1.0), {})[0] is None
     assert standard_errors(score(1.0), {})[0] is None
+
+
+def test_standard_errors_of_few_losses_allow_for_worse_ones_that_were_not_met():
+    draw = random.Random(0).gauss
+    hits = 0
+    for _ in range(400):
+        losses = tuple(math.exp(draw(0, 1)) for _ in range(8))
+        error, _ = standard_errors(Score(losses, (1.0,) * 8), {})
+        hits += abs(fmean(losses) - math.exp(0.5)) <= 2 * error
+    assert hits > 0.85 * 400
 
 
 def test_the_report_shows_standard_errors():
