@@ -46,3 +46,15 @@ def test_each_level_is_served_by_the_one_of_its_very_strides(strides):
     image = torch.randn(1, 3, *[96 if len(strides[0]) == 2 else 18] * len(strides[0]))
     plan = aa.adapt(Stages(new, strides), like=Stages(old, strides), inputs=image).plan
     assert all(route.source == route.target for route in plan.routes), plan
+
+
+def test_the_last_of_several_levels_of_one_stride_is_the_deepest_whether_it_is_wider_or_not():
+    strides = ((2, 2), (2, 2), (1, 1), (1, 1), (1, 1), (1, 1))
+    new = Stages([8, 16, 20, 20, 24, 24], strides).eval()
+    depths = [spec.depth for spec in aa.capture(new, torch.randn(1, 3, 64, 64)).outputs.leaves]
+    assert depths == sorted(depths)
+    assert depths[3] == depths[2]
+    assert depths[5] == depths[4] > depths[3]
+    old = Stages([8, 16, 32, 64], ((2, 2),) * 4).eval()
+    last = aa.adapt(new, like=old, inputs=torch.randn(1, 3, 64, 64), outputs=["3"]).plan.routes[0]
+    assert last.source == "5"

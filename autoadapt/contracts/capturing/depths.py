@@ -188,14 +188,14 @@ _ALONG_ONE_AXIS = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d)
 def _stage_by_stage(
     specs: Sequence[TensorSpec], behind: Sequence[Behind | None], places: Sequence[Place | None]
 ) -> list[TensorSpec]:
-    """The outputs, where at the coarsest stride each is an octave deeper than a narrower one on which it depends."""
+    """The outputs, where at the coarsest stride each is as deep as one it depends on, or an octave more if wider."""
     coarsest = max((place.octaves for place in places if place is not None), default=0.0)
     found, last = list(specs), None
     for i, (place, reads) in enumerate(zip(places, behind, strict=True)):
         if place is None or reads is None or place.octaves < coarsest or found[i].depth is None:
             continue
-        if last is not None and place.width > last[0].width and not last[1].weights & ~reads.weights:
-            depth = max(found[i].depth or 0, min(last[2] + 1, WHOLE))
+        if last is not None and not last[1].weights & ~reads.weights:
+            depth = max(found[i].depth or 0, min(last[2] + (place.width > last[0].width), max(WHOLE, last[2])))
             found[i] = found[i].model_copy(update={"depth": depth})
         last = place, reads, found[i].depth or 0
     return found
