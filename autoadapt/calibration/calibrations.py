@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from autoadapt.adapting.building import mark_calibrated
+from autoadapt.adapting.building import AdaptedModule, mark_calibrated
 from autoadapt.calibration import workers
 from autoadapt.calibration.asked import check_asked, check_old
-from autoadapt.calibration.choosing import Solver, has_few_tokens
+from autoadapt.calibration.choosing import Solver
 from autoadapt.calibration.class_anchors import class_anchor, from_classifiers
 from autoadapt.calibration.dealing import facts_of, refuse_unlike
+from autoadapt.calibration.deciding import Deciding, Outcome
 from autoadapt.calibration.gathering import Gathering
-from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
-from autoadapt.calibration.honesty import gain_over, honest_after, standard_errors
-from autoadapt.calibration.judging import Head, Judge, Loss, Score, copied_head
+from autoadapt.calibration.judging import Head, Loss, copied_head
 from autoadapt.calibration.making import Augment
-from autoadapt.calibration.moments import Moments
-from autoadapt.calibration.near_copies import count_different, remark_on, seen
 from autoadapt.calibration.paired_runs import Pair, explained
-from autoadapt.calibration.progress import Progress, progress
-from autoadapt.calibration.projections import (
-    Projection,
-    find_projections,
-    left_as_they_are,
-    set_weights,
-    weight_and_offset,
-)
-from autoadapt.calibration.refining import Refine, Refined, refined, stepped, steps_of
-from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
-from autoadapt.calibration.run_states import State
-from autoadapt.calibration.samples import REPORTED, Samples
-from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe, condition
+from autoadapt.calibration.progress import progress
+from autoadapt.calibration.projections import Projection, find_projections, set_weights
+from autoadapt.calibration.refining import Refine, steps_of
+from autoadapt.calibration.results import Calibration
+from autoadapt.calibration.samples import REPORTED
+from autoadapt.calibration.solvers import Recipe
 from autoadapt.calibration.whole_models import find_adapted
-from autoadapt.calibration.with_made import choose_fit
 from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module
@@ -50,9 +38,6 @@ from autoadapt.sources import as_module
 from autoadapt.swapping.stand_ins import first_path
 
 __all__ = ["calibrate"]
-
-EXPLAINS_LITTLE = 0.5
-SEEN = "the images judged on have near copies among those fitted on, so that figures say too much"
 
 
 def calibrate(
@@ -148,19 +133,16 @@ def calibrate(
         like = as_module(like, "like", levels=True, pretrained=True)  # last: it may have to be downloaded
         check_old(like, adapted)
         projections = find_projections(adapted)
-        fitted = [projection.module for projection in projections]
-        layers = [adapted.get_submodule(path) for path in fitted]
         pair = Pair(net, like, place, device)
         with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
             head, own_head = (None if one is None else copied_head(one) for one in (head, own_head))
-        anchor = (
-            class_anchor(projections, None if place else head, own_head, next(layers[0].parameters()))
-            if own_head is not None
-            else None
-        )
+        anchor = None
+        if own_head is not None:
+            like_weight = next(adapted.get_submodule(projections[0].module).parameters())
+            anchor = class_anchor(projections, None if place else head, own_head, like_weight)
         if data is None:
             assert anchor is not None, "asked for without data"
-            outcome = _Outcome([anchor.map], from_classifiers(pair.plan.source.name, anchor))
+            outcome = Outcome([anchor.map], from_classifiers(pair.plan.source.name, anchor))
         else:
             gathering = Gathering(
                 pair,
@@ -175,226 +157,17 @@ def calibrate(
             refuse_unlike(str(asked))
             gathered = gathering.run(data, None if state is None else Path(state), report)
             class_map = None if anchor is None else anchor.map
-            outcome = _Session(pair, gathering, head, loss, seed, report, class_map).solve(gathered, solver, refine)
-        if outcome.maps:
-            written = [(made.weight_CD, made.bias_D) for made in outcome.maps]
-            set_weights(layers, written, [projection.place for projection in projections])
-        if outcome.result.written:
-            mark_calibrated(adapted, fitted)
+            outcome = Deciding(pair, gathering, head, loss, seed, report, class_map).decide(gathered, solver, refine)
+        _write(outcome, adapted, projections)
     return outcome.result.model_copy(update={"seconds": time.perf_counter() - started})
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What to write, and what to say."""
-
-    maps: list[AffineMap]
-    """None at all where the adapters stay as they are."""
-    result: Calibration
-
-
-class _Session:
-    """What is made of what a pass over the data has left."""
-
-    def __init__(
-        self,
-        pair: Pair,
-        gathering: Gathering,
-        head: Head | None,
-        loss: Loss | None,
-        seed: int,
-        report: Progress,
-        class_map: AffineMap | None,
-    ) -> None:
-        self._pair = pair
-        self._folds = gathering.folds
-        self._judged = gathering.keeps_images
-        self._said_of_made = gathering.remarks
-        self._groups = gathering.groups
-        self._folds_of_images = gathering.folds_of_images
-        self._layers = [one.module for one in pair.projections]
-        self._head = head
-        self._loss = loss
-        self._report = report
-        self._seed = seed
-        self._class_map = class_map
-
-    def solve(self, state: State, solver: Solver | Recipe, refine: Refine) -> _Outcome:
-        """Choose, fit on everything, and describe it."""
-        moments, made = (list(map(self._fitted_on, self._pair.projections, m)) for m in (state.moments, state.made))
-        images, used = workers.summed(state.images), state.bytes
-        self._report.does("fitting")
-        judge = self._judge(state.samples)
-        asked = judge, solver, self._groups, self._layers, self._class_map
-        fitting, choice, honest = choose_fit(moments, made, self._folds, *asked)
-        floors = fitting.random_maps(self._seed), fitting.constant_maps()
-        held_out_maps = fitting.held_out_maps(choice.recipes)
-        scores = [None if judge is None else judge.score(maps, on_all=True) for maps in (*floors, held_out_maps)]
-        fits = [self._fit(p, fitting, choice.recipes[p], held_out_maps, floors[0], images) for p in fitting.projections]
-        slopes = not refine or judge is None or judge.passes_gradients(next(iter(held_out_maps.values())))
-        further = None
-        if refine and judge is not None and slopes:
-            further = refined(judge, fitting, held_out_maps, refine, self._seed)
-        remarks = self._remarks(fitting, fits, images, "" if further is None else ", before the steps on the head")
-        if further is not None:  # they may well be further from the old features
-            fits = [self._after(fit, p, fitting, further.held_out_maps) for p, fit in enumerate(fits)]
-        score = None if scores[2] is None else honest_after(scores[2], choice.score, honest)
-        before, score = (None, score) if further is None else further.honest(choice.score, honest)
-        failing = _below_floors(score, scores[:2], fits, self._groups)
-        instead, verdict = self._instead(judge, fitting, scores[1]) if failing else ([], "written")
-        remarks_on_head = self._remarks_on_head(judge, refine, further, images, slopes=slopes)
-        result = Calibration(
-            name=self._pair.plan.source.title,
-            written=not failing,
-            verdict=f"{verdict}: {failing}" if failing else verdict,
-            solver=choice.text + (f", {further.text}" if further is not None else ""),
-            chosen_by=choice.reason,
-            outputs=tuple(fits),
-            head=self._said(score),
-            loss_name=self._loss_name(judge),
-            random=self._said(scores[0]),
-            mean_only=self._said(scores[1]),
-            before_refining=self._said(before),
-            trials=choice.trials,
-            remarks=(*remarks, *remarks_on_head),
-            images=images,
-            mixed_images=workers.summed(state.mixed) if fitting.has_mixed else 0,
-            synthetic_images=workers.summed(state.synthetic) if fitting.has_synthetic else 0,
-            head_images=0 if scores[2] is None else len(scores[2].losses),
-            tokens=sum(map(fitting.count, fitting.projections)),
-            seconds=0.0,
-            solver_seconds=0.0,
-            bytes=used,
-        )
-        maps = instead if failing else fitting.last_maps(choice.recipes)
-        if judge is not None and further is not None and not failing:
-            maps = stepped(judge, fitting, maps, further, self._seed)
-        return _Outcome(maps, result.model_copy(update={"solver_seconds": fitting.seconds}))
-
-    def _fitted_on(self, projection: Projection, parts: Sequence[Moments]) -> list[Moments]:
-        """Moments of all workers; around zero where no offset takes a mean along."""
-        found = map(workers.combined, parts)
-        return [one if projection.step.bias else one.about_zero() for one in found]
-
-    @property
-    def _without_offset(self) -> list[str]:
-        return [one.target for one in self._pair.projections if not one.step.bias]
-
-    def _instead(self, judge: Judge | None, fitting: Fitting, mean_only: Score | None) -> tuple[list[AffineMap], str]:
-        """What to write where the fit is no use: the mean, where that beats what is there beyond chance; or nothing."""
-        # of what is there nothing is known: it may have been trained; and no weight makes a mean without an offset
-        if judge is not None and mean_only is not None and not self._without_offset:
-            layers = [(one, self._pair.given.get_submodule(one.module)) for one in self._pair.projections]
-            there = [AffineMap(*one.part(*weight_and_offset(layer))) for one, layer in layers]
-            if gain_over(mean_only, judge.score(dict.fromkeys(fitting.folds.held_out, there)), self._groups).is_sure:
-                return fitting.means(), "set to the mean of the old features"
-        return [], "left as they were"
-
-    def _judge(self, samples: Samples) -> Judge | None:
-        """What tries maps."""
-        if not self._judged:
-            return None
-        samples.only(samples.chosen(workers.gathered(samples.numbers)))
-        copies = seen(self._groups, self._folds_of_images)
-        judge = Judge(self._pair, samples, self._head, self._loss, self._report, seen=copies)
-        return None if judge.says_nothing else judge
-
-    def _loss_name(self, judge: Judge | None) -> str:
-        if self._loss is not None:
-            return "loss"
-        return "boxes lost" if judge is not None and judge.is_of_detections else "KL"
-
-    def _fit(
-        self,
-        projection: int,
-        fitting: Fitting,
-        recipe: Recipe,
-        maps: HeldOutMaps,
-        random: HeldOutMaps,
-        images: int,
-    ) -> OutputFit:
-        where = self._pair.projections[projection]
-        values_C, errors = fitting.eigenvalues(projection), fitting.held_out(projection, _of(projection, maps))
-        held, without = HeldOut.sum(errors), HeldOut.sum(fitting.held_out(projection, _of(projection, random)))
-        return OutputFit(
-            target=where.target,
-            source=where.route.source,
-            channels=(where.step.source, where.step.target),
-            tokens=fitting.count(projection),
-            solver=str(recipe),
-            r2=held.r2,
-            cosine=held.cosine,
-            variance_ratio=held.variance_ratio,
-            random_r2=without.r2,
-            penalty=recipe.penalty,
-            condition=condition(values_C),
-            eigenvalues=tuple(values_C.flip(0).tolist()),
-            by_images=fitting.error_by_images(projection, recipe, self._folds.sizes(self._folds_of_images), errors[0]),
-        )
-
-    def _after(self, fit: OutputFit, projection: int, fitting: Fitting, maps: HeldOutMaps) -> OutputFit:
-        held = HeldOut.sum(fitting.held_out(projection, _of(projection, maps)))
-        return fit.model_copy(update={"r2": held.r2, "cosine": held.cosine, "variance_ratio": held.variance_ratio})
-
-    def _said(self, score: Score | None) -> HeadScore | None:
-        if score is None:
-            return None
-        of_loss, of_agreement = standard_errors(score, self._groups)
-        known = {} if self._loss is not None else {"agreement": score.agreement, "agreement_error": of_agreement}
-        return HeadScore.model_validate({"loss": score.loss, "loss_error": of_loss, "agreement": None} | known)
-
-    def _remarks(self, fitting: Fitting, fits: Sequence[OutputFit], images: int, when: str) -> list[str]:
-        different = remark_on(count_different(self._groups, images), images)
-        said = [*self._said_of_made, *([different] if different else [])]
-        said += [f"{target}: {why}" for target, why in left_as_they_are(self._pair.plan).items()]
-        said += [f"{target}: fitted without offset, so R2 counts from zero" for target in self._without_offset]
-        for projection, fit in enumerate(fits):
-            channels, dead = fit.channels[0], fitting.constant_channels(projection)
-            if dead:
-                said.append(f"{fit.target}: {dead} of {channels} channels of {fit.source} are constant")
-            if projection in has_few_tokens(fitting):
-                found = f"{fit.tokens} tokens for {channels} channels"
-                said.append(f"{fit.target}: {found}, so only fits with a penalty are tried")
-            if fit.r2 < EXPLAINS_LITTLE:
-                share = f"{max(fit.r2, 0):.0%} of the variance"
-                little = f"the new features explain little of the old ones ({share} on other images{when})"
-                said.append(f"{fit.target}: {little}")
-        return said
-
-    def _remarks_on_head(
-        self, judge: Judge | None, refine: Refine, further: Refined | None, images: int, *, slopes: bool
-    ) -> list[str]:
-        said = [SEEN] if judge is not None and judge.judges_seen else []
-        if self._judged and judge is None:
-            said.append("the old model finds no boxes on these images, so the features decided alone")
-        if refine and judge is None:
-            said.append("refine needs a head that answers; nothing was refined")
-        elif refine and not slopes:
-            said.append("refine needs a head and a loss that pass gradients; nothing was refined")
-        elif refine and further is None:
-            said.append("steps on the head made it no better on held-out images beyond chance, and are not kept")
-        elif further is not None and further.images < images:
-            said.append(f"steps on the head went over {further.images} of {images} images, which fit into 128 MiB")
-        return said
-
-
-def _of(projection: int, maps: HeldOutMaps) -> dict[int, AffineMap]:
-    """The maps of one projection."""
-    return {fold: fitted[projection] for fold, fitted in maps.items()}
-
-
-def _below_floors(
-    score: Score | None, floors: Sequence[Score | None], fits: Sequence[OutputFit], groups: Mapping[int, int]
-) -> str:
-    """Why the fit is not to be written; empty where it is."""
-    if score is not None:
-        for name, other in zip(("random adapters", "the mean alone"), floors, strict=True):
-            if other is not None and not (gain := gain_over(score, other, groups)).is_sure:
-                chance = f" beyond chance ({gain.standard_error:.2g})" if gain.mean > 0 else ""
-                return f"the head's loss {score.loss:.3g} is no better than {other.loss:.3g} with {name}{chance}"
-        return ""
-    for fit in fits:
-        if not fit.r2 > max(0.0, fit.random_r2):
-            floor = max(0.0, fit.random_r2)
-            return f"{fit.target} has R2 {fit.r2:.3f} on other images, no better than {floor:.3f} without a fit"
-    return ""
+def _write(outcome: Outcome, adapted: AdaptedModule, projections: Sequence[Projection]) -> None:
+    """Write maps into the layers of an adapted module, or none of them."""
+    paths = [projection.module for projection in projections]
+    if outcome.maps:
+        layers = [adapted.get_submodule(path) for path in paths]
+        written = [(made.weight_CD, made.bias_D) for made in outcome.maps]
+        set_weights(layers, written, [projection.place for projection in projections])
+    if outcome.result.written:
+        mark_calibrated(adapted, paths)

@@ -116,7 +116,7 @@ def test_what_was_calibrated_is_known_after_it_was_saved_and_restored(model, tmp
 
 
 def test_adapters_that_were_left_as_they_were_stay_fresh(model, monkeypatch):
-    monkeypatch.setattr("autoadapt.calibration.calibrations._below_floors", lambda *_: "no better than chance")
+    monkeypatch.setattr("autoadapt.calibration.deciding._below_floors", lambda *_: "no better than chance")
     assert not calibrated(model)
     assert rates(model)["adapters"] == 10.0
 
