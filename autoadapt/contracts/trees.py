@@ -189,7 +189,7 @@ def _key(container: object, key: Any, any_key: bool) -> Key:
     if any_key:
         return repr(key)
     where = f"{type(container).__name__}[{key!r}]"
-    remedy = "wrap the module and return a dict with text keys"
+    remedy = "wrap the module, so that dicts which it takes and returns have text keys"
     fault = Mismatch(where, "keys that are texts or integers", f"a {type(key).__name__}", remedy)
     raise SignatureError(f"no path can name {where}", [fault])
 
