@@ -46,7 +46,7 @@ def _broken_copies(session: Session) -> list[Mismatch]:
 
 def _excuse_layers(net: nn.Module) -> None:
     """Raise `NotApplicableError` where torch copies or pickles no such layer by itself: one with a parametrization."""
-    parts = net.get_submodule("adapters").named_modules(prefix="adapters")
+    parts = [(name, one) for name, one in net.named_modules() if name.startswith("adapters.")]
     for name, layer in ((name, one) for name, one in parts if isinstance(getattr(one, "weight", None), torch.Tensor)):
         for how in _COPIES.values():
             try:
