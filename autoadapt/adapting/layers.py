@@ -319,8 +319,8 @@ def unchanged(name: str, value: Any, *expected: Any) -> None:
 def nothing_further(given: dict[str, Any], flags: dict[str, bool]) -> None:
     """Refuse keyword arguments that would change something; flags must stay."""
     for name, value in given.items() if isinstance(given, dict) else ():
-        may_be = [True] if flags.get(name) else [None, False] if name in flags else [None]
-        unchanged(name, value, *may_be)
+        off = [False] if flags.get(name) is False else []
+        unchanged(name, value, *([True] if flags.get(name) else [None, *off]))
 
 
 def hand_on(name: str, value: Any, *expected: Any) -> Any:
