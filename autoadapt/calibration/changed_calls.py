@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.regions import callers_hooks
+from autoadapt.contracts.capturing.run_values import are_equal
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import CalibrationError, Mismatch
@@ -92,7 +93,4 @@ def _may_be_changed(module: nn.Module) -> bool:
 
 def _alike(left: Any, right: Any) -> bool:
     (tree, ours), (other, theirs) = flatten(left), flatten(right)
-    return tree == other and all(
-        one.shape == two.shape and torch.allclose(one, two, equal_nan=True)
-        for one, two in zip(ours, theirs, strict=True)
-    )
+    return tree == other and all(map(are_equal, ours, theirs))

@@ -145,6 +145,7 @@ class _State:
     steps: list[Operation]
 
     def turn(self, layout: Layout) -> None:
+        """Append a rearrangement to another layout, if it is another."""
         if layout != self.layout:
             self.steps.append(_turn(self.layout, layout, self.sizes))
             self.layout = layout

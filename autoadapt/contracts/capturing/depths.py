@@ -55,8 +55,8 @@ class Depths:
     Two exceptions:
 
     - An output that is wider than another one of the same stride, on which it depends, is one octave deeper, since it
-      ends another stage. This holds only at the coarsest stride among the outputs: elsewhere a stage that is less than
-      twice as wide may belong to a dilated network or to one that was cut.
+      ends another stage; one that is not wider is as deep. This holds only at the coarsest stride among the outputs:
+      elsewhere a stage that is less than twice as wide may belong to a dilated network or to one that was cut.
     - Where all blocks have one stride of 8 or more, or cells of 64 voxels, as behind a patch embedding, block `i` of
       `n` has depth `1 + 4 i / n`.
 

@@ -14,6 +14,7 @@ from autoadapt.contracts.capturing.devices import device_of, on_meta_device, tak
 from autoadapt.contracts.capturing.hiding import others
 from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.capturing.refusals import part_of, tensor_names
+from autoadapt.contracts.capturing.run_values import are_equal
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.trees import Container, Tree, flatten, path_text, rebuild
@@ -96,7 +97,4 @@ def _outputs(module: nn.Module, call: Arguments) -> list[torch.Tensor] | None:
 def _alike(left: list[torch.Tensor] | None, right: list[torch.Tensor] | None) -> bool:
     if left is None or right is None:
         return left is right
-    return len(left) == len(right) and all(
-        one.shape == other.shape and torch.allclose(one, other, equal_nan=True)
-        for one, other in zip(left, right, strict=True)
-    )
+    return len(left) == len(right) and all(map(are_equal, left, right))
