@@ -10,11 +10,14 @@ import contextlib
 import json
 import shlex
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
@@ -48,30 +51,51 @@ _MOST_REMEDIES = 3
 @contextlib.contextmanager
 def running(as_json: bool, debug: bool) -> Iterator[None]:
     """Errors become a line and a remedy, and an exit code; the traceback is there for who asks."""
-    from autoadapt.contracts.facts import commanded
-
+    interrupts: list[int] = []
     try:
-        with commanded(shlex.join(["autoadapt", *sys.argv[1:]])):
-            yield
-    except AdaptError as error:
-        if debug:
-            traceback.print_exc()
-        else:
-            complain(type(error).__name__, error.summary, error.mismatches, as_json, error.code)
-        raise typer.Exit(DOES_NOT_HOLD if isinstance(error, _FAILURES) else BAD_CALL) from error
-    except KeyboardInterrupt as error:
-        typer.echo("stopped", err=True)
-        raise typer.Exit(STOPPED) from error
+        with _noted(interrupts):
+            from autoadapt.contracts.facts import commanded
+
+            with commanded(shlex.join(["autoadapt", *sys.argv[1:]])):
+                yield
     except (typer.Exit, typer.Abort, BrokenPipeError):
         raise
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        else:
-            said = (str(error).splitlines() or ["no message"])[0]
-            fault = Mismatch("", "", "", "the same call with --debug shows where")
-            complain(type(error).__name__, said, [fault], as_json)
-        raise typer.Exit(BAD_CALL) from error
+    except (Exception, KeyboardInterrupt) as error:
+        if interrupts or isinstance(error, KeyboardInterrupt):
+            typer.echo("stopped", err=True)
+            raise typer.Exit(STOPPED) from error
+        raise typer.Exit(_told(error, as_json, debug)) from error
+
+
+@contextlib.contextmanager
+def _noted(interrupts: list[int]) -> Iterator[None]:
+    """Note interrupts in a list: a library that is being imported may swallow one, and fail for that only later."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _told(error: Exception, as_json: bool, debug: bool) -> int:
+    """The exit code of an error, once it is said."""
+    if debug:
+        traceback.print_exc()
+    elif isinstance(error, AdaptError):
+        complain(type(error).__name__, error.summary, error.mismatches, as_json, error.code)
+    else:
+        said = (str(error).splitlines() or ["no message"])[0]
+        complain(type(error).__name__, said, [Mismatch("", "", "", "the same call with --debug shows where")], as_json)
+    return DOES_NOT_HOLD if isinstance(error, _FAILURES) else BAD_CALL
 
 
 def complain(kind: str, summary: str, mismatches: Sequence[Mismatch], as_json: bool, code: str = "") -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import typer
 import yaml
 from command_runs import CONFIG, model_folder, run  # noqa: F401 (a fixture)
 from PIL import Image
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 
 from autoadapt.assembly import assemble
 from autoadapt.calibration import Calibration
+from autoadapt.cli.outcomes import running
 from autoadapt.ranking import Ranking
 from autoadapt.saving import restore
 from autoadapt.swapping import Swap
@@ -215,3 +217,20 @@ def test_an_interrupt_ends_a_command_without_a_traceback_and_with_nothing_half_w
         done = -signal.SIGABRT
     assert running.returncode in (done, 130, -signal.SIGINT), said  # the last two are 130 to a shell
     assert not (folder / "net").exists() or run("show", "net").exit_code == 0  # whole, if it is there
+
+
+def test_an_interrupt_that_a_library_swallows_and_fails_for_later_stops_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def command() -> None:
+        with running(as_json=False, debug=False):
+            with contextlib.suppress(KeyboardInterrupt):  # as an import inside an extension does
+                signal.raise_signal(signal.SIGINT)
+            raise AttributeError("module 'numpy' has no attribute 'logical_and'")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(typer.Exit) as caught:
+        command()
+    assert caught.value.exit_code == 130
+    assert capsys.readouterr().err == "stopped\n"
+    assert signal.getsignal(signal.SIGINT) is before
