@@ -13,7 +13,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,16 @@ def requirements() -> list[Requirement]:
 
 
 def missing(requirement: Requirement) -> bool:
+    """Whether a package, or one that its extras ask for, is not there at the version that is asked for."""
     try:
-        return version(requirement.name) not in requirement.specifier
+        there = distribution(requirement.name)
     except PackageNotFoundError:
         return True
+    wanted = map(Requirement, there.requires or [])
+    extras = [
+        one for one in wanted if one.marker and any(one.marker.evaluate({"extra": e}) for e in requirement.extras)
+    ]
+    return there.version not in requirement.specifier or any(map(missing, extras))
 
 
 def pip(*arguments: str) -> str:
@@ -68,9 +74,9 @@ def install(wanted: Sequence[Requirement], run: Callable[..., str] = pip) -> lis
         for one in filter(missing, wanted):
             constraints.write_text(run("list", "--format=freeze", "--exclude-editable"), encoding="utf-8")
             alone = ["--no-deps"] if one.name in WITHOUT_DEPENDENCIES else []
-            print(f"installing {one.name}{one.specifier}", flush=True)
+            print(f"installing {one}", flush=True)
             try:
-                run("install", "--quiet", *alone, "-c", str(constraints), f"{one.name}{one.specifier}")
+                run("install", "--quiet", *alone, "-c", str(constraints), str(one))
             except subprocess.CalledProcessError:
                 print(f"{one.name} could not be had: tests that need it are left out", flush=True)
                 left_out.append(one.name)

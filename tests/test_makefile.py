@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from importlib.metadata import distribution
 from pathlib import Path
 
 import guests
@@ -91,3 +92,16 @@ def test_a_guest_that_cannot_be_had_is_named_and_the_next_is_installed(capsys: p
     assert [call[-1] for call in calls if call[0] == "install"] == ["nobody==1", "mmengine==0", "somebody==2"]
     assert ["--no-deps" in call for call in calls if call[0] == "install"] == [False, True, False]
     assert "nobody could not be had: tests that need it are left out" in capsys.readouterr().out
+
+
+def test_a_guest_without_what_its_extra_asks_for_is_installed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class There:
+        version = "1"
+        requires = ("nobody>=1; extra == 'cluster'", "pytest", "nobody; extra == 'another'")
+
+    there = {"dask": There, "pytest": There}
+    monkeypatch.setattr(guests, "distribution", lambda name: there.get(name) or distribution(name))
+    commands: list[tuple[str, ...]] = []
+    wanted = [Requirement("dask==1"), Requirement("dask[cluster]==1")]
+    assert guests.install(wanted, lambda *command: commands.append(command) or "") == []
+    assert [command[-1] for command in commands if command[0] == "install"] == ["dask[cluster]==1"]
