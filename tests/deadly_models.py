@@ -1,9 +1,10 @@
-"""Candidates by name that kill the process that tries them, always or only the first time."""
+"""Candidates by name that kill the process that tries them, always or only the first time, or that never end."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -37,6 +38,16 @@ class DeadlyOnce(Deadly):
         return True
 
 
+class Endless(Pyramid):
+    """Writes down the process that tries it, and does not end."""
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        if not x.is_meta:
+            Path(os.environ[MARK]).write_text(str(os.getpid()))
+            time.sleep(600)
+        return super().forward(x)
+
+
 def two() -> nn.Module:
     return Pyramid(2)
 
@@ -59,3 +70,7 @@ def deadly() -> nn.Module:
 
 def deadly_once() -> nn.Module:
     return DeadlyOnce(7)
+
+
+def endless() -> nn.Module:
+    return Endless(8)

@@ -9,7 +9,8 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -219,3 +220,40 @@ def test_who_stops_it_keeps_what_is_done_and_goes_on(tmp_path: Path) -> None:
     assert '"begun"' not in state.read_text()
     found = rank(names, OLD, inputs=INPUTS, allow=["deadly_models"], jobs=2, state=state)
     assert not found.refused
+
+
+CALLER = """
+from ranked_models import INPUTS, OLD
+
+from autoadapt.ranking import rank
+
+if __name__ == "__main__":
+    rank(["deadly_models:two", "deadly_models:endless"], OLD, inputs=INPUTS, allow=["deadly_models"], jobs=2)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_whose_caller_was_killed_ends_in_the_middle_of_its_candidate(mark: Path, tmp_path: Path) -> None:
+    script = tmp_path / "caller.py"
+    script.write_text(CALLER)
+    caller = subprocess.Popen([sys.executable, script])
+    try:
+        until(lambda: mark.exists() and mark.read_text() != "", seconds=120)
+    finally:
+        caller.kill()
+        caller.wait()
+    until(lambda: not alive(int(mark.read_text())), seconds=30)
+
+
+def until(holds: Callable[[], bool], seconds: float) -> None:
+    ends = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+def alive(process: int) -> bool:
+    try:
+        return not Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].startswith(" Z")
+    except FileNotFoundError:
+        return False
