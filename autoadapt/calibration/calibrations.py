@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from autoadapt.adapting.building import AdaptedModule, mark_calibrated
+from autoadapt.adapting.building import mark_calibrated
 from autoadapt.calibration import workers
-from autoadapt.calibration.asked import check_asked, check_old
+from autoadapt.calibration.asked import check_asked
 from autoadapt.calibration.choosing import Solver
 from autoadapt.calibration.class_anchors import class_anchor, from_classifiers
 from autoadapt.calibration.dealing import facts_of, refuse_unlike
@@ -19,23 +19,19 @@ from autoadapt.calibration.deciding import Deciding, Outcome
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.judging import Head, Loss, copied_head
 from autoadapt.calibration.making import Augment
-from autoadapt.calibration.paired_runs import Pair, explained
+from autoadapt.calibration.paired_runs import Pair, pair_of
 from autoadapt.calibration.progress import progress
-from autoadapt.calibration.projections import Projection, find_projections, set_weights
+from autoadapt.calibration.projections import set_weights
 from autoadapt.calibration.refining import Refine, steps_of
 from autoadapt.calibration.results import Calibration
 from autoadapt.calibration.samples import REPORTED
 from autoadapt.calibration.solvers import Recipe
-from autoadapt.calibration.whole_models import find_adapted
-from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module
+from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.unfit import off_the_meta_device
-from autoadapt.contracts.views import within_wrapper
 from autoadapt.errors import CalibrationError
 from autoadapt.files.writing import check_place
-from autoadapt.sources import as_module
-from autoadapt.swapping.stand_ins import first_path
 
 __all__ = ["calibrate"]
 
@@ -127,19 +123,9 @@ def calibrate(
     numbers = {"images": (images, 1), "tokens_per_image": (tokens_per_image, 1), "refine": (steps_of(refine), 0)}
     check_asked(data, device, augment, without_data=own_head is not None, **numbers)
     with quiet(), off_the_meta_device(), progress(images) as report, workers.together():
-        net, at = within_wrapper(net, at)
-        place = first_path(net, at)
-        adapted = find_adapted(net, place)
-        like = as_module(like, "like", levels=True, pretrained=True)  # last: it may have to be downloaded
-        check_old(like, adapted)
-        projections = find_projections(adapted)
-        pair = Pair(net, like, place, device)
-        with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
-            head, own_head = (None if one is None else copied_head(one) for one in (head, own_head))
-        anchor = None
-        if own_head is not None:
-            like_weight = next(adapted.get_submodule(projections[0].module).parameters())
-            anchor = class_anchor(projections, None if place else head, own_head, like_weight)
+        pair = pair_of(net, like, at, device)
+        head, own_head = (None if one is None else copied_head(one) for one in (head, own_head))
+        anchor = None if own_head is None else class_anchor(pair, head, own_head)
         if data is None:
             assert anchor is not None, "asked for without data"
             outcome = Outcome([anchor.map], from_classifiers(pair.plan.source.name, anchor))
@@ -147,7 +133,7 @@ def calibrate(
             gathering = Gathering(
                 pair,
                 head,
-                keeps_images=head is not None or bool(at),
+                keeps_images=head is not None or bool(pair.at),
                 tokens_per_image=tokens_per_image,
                 images=images,
                 seed=seed,
@@ -158,16 +144,16 @@ def calibrate(
             gathered = gathering.run(data, None if state is None else Path(state), report)
             class_map = None if anchor is None else anchor.map
             outcome = Deciding(pair, gathering, head, loss, seed, report, class_map).decide(gathered, solver, refine)
-        _write(outcome, adapted, projections)
+        _write(outcome, pair)
     return outcome.result.model_copy(update={"seconds": time.perf_counter() - started})
 
 
-def _write(outcome: Outcome, adapted: AdaptedModule, projections: Sequence[Projection]) -> None:
-    """Write maps into the layers of an adapted module, or none of them."""
-    paths = [projection.module for projection in projections]
+def _write(outcome: Outcome, pair: Pair) -> None:
+    """Write maps into the layers of the caller's adapted module, or none of them."""
+    paths = [projection.module for projection in pair.projections]
     if outcome.maps:
-        layers = [adapted.get_submodule(path) for path in paths]
+        layers = [pair.given.get_submodule(path) for path in paths]
         written = [(made.weight_CD, made.bias_D) for made in outcome.maps]
-        set_weights(layers, written, [projection.place for projection in projections])
+        set_weights(layers, written, [projection.place for projection in pair.projections])
     if outcome.result.written:
-        mark_calibrated(adapted, paths)
+        mark_calibrated(pair.given, paths)

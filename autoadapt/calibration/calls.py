@@ -12,7 +12,7 @@ from torch import nn
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.trees import flatten, path_text, paths
+from autoadapt.contracts.trees import flatten, path_texts
 
 __all__ = ["apart", "fields", "named_tensors", "sizes_of"]
 
@@ -64,16 +64,15 @@ def _are_images(values: Sequence[object]) -> bool:
     return bool(values) and all(isinstance(value, torch.Tensor) and value.dim() == 3 for value in values)
 
 
-def named_tensors(call: Arguments) -> dict[str, torch.Tensor]:
-    """The tensors of a call by path."""
-    tree, tensors = flatten(call.values)
-    return dict(zip(map(path_text, paths(tree)), tensors, strict=True))
+def named_tensors(value: object) -> dict[str, torch.Tensor]:
+    """The tensors in the containers of a value, by path."""
+    tree, tensors = flatten(value)
+    return dict(zip(path_texts(tree), tensors, strict=True))
 
 
 def sizes_of(plan: Plan, call: Arguments) -> dict[str, int]:
     """Sizes of the plan's input axes in a call: of inputs by name, then of those of other names in their order."""
-    tree, tensors = flatten(call.values)
-    given = dict(zip(map(path_text, paths(tree)), tensors, strict=True))
+    given = named_tensors(call.values)
     specs = dict(plan.target.inputs.items())
     others = iter([tensor for path, tensor in given.items() if path not in specs])
     found: dict[str, int] = {}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from autoadapt.calibration.judging import Head
-from autoadapt.calibration.paired_runs import explained
-from autoadapt.calibration.projections import Projection
+from autoadapt.calibration.paired_runs import Pair, explained
 from autoadapt.calibration.results import Calibration
 from autoadapt.calibration.solvers import AffineMap
 from autoadapt.contracts.signature import TensorSpec
@@ -38,32 +36,31 @@ class ClassAnchor:
     """Share of the new classifier's squared weights that the old one can say; less than 1 with few channels."""
 
 
-def class_anchor(
-    projections: Sequence[Projection], head: Head | None, own_head: Head, weight: torch.Tensor
-) -> ClassAnchor:
+def class_anchor(pair: Pair, head: Head | None, own_head: Head) -> ClassAnchor:
     """The affine map with which the old head's answers are nearest to those of the new model's own head.
 
     With `head(y) = y @ A_DK + a_K` and `own_head(x) = x @ B_CK + b_K` it is `(x @ B_CK + b_K - a_K) @ pinv(A_DK)`; what
     is the same for all classes is taken off first, since no answer depends on it, but for a single one. Needs no image.
 
     Args:
-        projections: Of which there must be one, for all places.
+        pair: Old and new backbone, in no bigger model, with one projection for all places.
         head: The old classifier, of the adapted features.
         own_head: The new one, of the features that the projection reads.
-        weight: Of the projection: features are of its dtype, on its device.
 
     Raises:
         CalibrationError: There are several projections, or a head is not affine, or they know different classes, or the
             old classifier answers the same to everything.
     """
+    projections = pair.projections
     one = projections[0]
-    if head is None or len(projections) > 1 or one.index + 1 < len(one.route.steps) or not one.step.bias:
+    if head is None or pair.at or len(projections) > 1 or one.index + 1 < len(one.route.steps) or not one.step.bias:
         others = f"{len(projections)} projections, steps after the first" if one.step.bias else "one without offset"
-        found = "no head of the backbone alone" if head is None else others
+        found = "no head of the backbone alone" if head is None or pair.at else others
         expected = "the old classifier as `head`, and one output that a projection makes"
         remedy = "calibrate(model.backbone, like=old.backbone, head=model.head, own_head=own_head, data=data)"
         fault = Mismatch("own_head", expected, found, remedy)
         raise CalibrationError("classifiers say nothing of these adapters", [fault])
+    weight = next(pair.given.get_submodule(one.module).parameters())
     old = _Classifier(head, "head", one.route.specs[-1], one.step.target, one.step.form, weight)
     own = _Classifier(own_head, "own_head", one.route.specs[one.index], one.step.source, one.step.form, weight)
     old_DK, old_K, new_CK, new_K = old.weight_CK, old.offset_K, own.weight_CK, own.offset_K

@@ -14,12 +14,12 @@ import torch
 
 from autoadapt.adapting.building import param_groups
 from autoadapt.calibration import workers
+from autoadapt.calibration.calls import named_tensors
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, losses_of
 from autoadapt.calibration.paired_runs import Lesson, Pair, explained, fresh
 from autoadapt.calibration.progress import Progress
 from autoadapt.calibration.run_states import read_state, write_state
 from autoadapt.calibration.samples import Sample, Samples, cut
-from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.errors import CalibrationError, Mismatch
 
 __all__ = ["Course", "Rates"]
@@ -183,8 +183,7 @@ class Course:
 
     def _apart(self, output: object, wanted: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Squared error of the levels over the variance that the old ones have on the images held out, a mean."""
-        tree, tensors = flatten(output)
-        found = dict(zip(map(path_text, paths(tree)), tensors, strict=True))
+        found = named_tensors(output)
         apart = {name: found[name] - wanted[name] for name in self._levels}
         apart = {name: gap.to(torch.promote_types(gap.dtype, torch.float32)) for name, gap in apart.items()}
         errors = [gap.square().mean() / (self._variances[name] or 1.0) for name, gap in apart.items()]

@@ -13,26 +13,22 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, Subset
 
 from autoadapt.adapting.building import AdaptedModule, mark_calibrated
-from autoadapt.calibration.asked import check_asked, check_old
+from autoadapt.calibration.asked import check_asked
 from autoadapt.calibration.courses import Course, Rates
 from autoadapt.calibration.distillations import Distillation
 from autoadapt.calibration.honesty import gain_over, on_others
 from autoadapt.calibration.judging import Head, Loss, Score, copied_head
-from autoadapt.calibration.paired_runs import Pair, explained
+from autoadapt.calibration.paired_runs import pair_of
 from autoadapt.calibration.projections import all_or_none
 from autoadapt.calibration.results import HeadScore
-from autoadapt.calibration.whole_models import find_adapted
 from autoadapt.calibration.workers import together
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.unfit import off_the_meta_device
-from autoadapt.contracts.views import within_wrapper
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.files.writing import check_place
 from autoadapt.showing.progress import telling
-from autoadapt.sources import as_module
-from autoadapt.swapping.stand_ins import first_path
 
 __all__ = ["distil"]
 
@@ -111,21 +107,15 @@ def distil(
     check_asked(data, device, 0, steps=(steps, 1))
     taught, judged = _divided(data, held_out)
     with quiet(), off_the_meta_device(), telling("distil", steps) as tell, together():
-        net, at = within_wrapper(net, at)
-        place = first_path(net, at)
-        adapted = find_adapted(net, place)
-        like = as_module(like, "like", levels=True, pretrained=True)  # last: it may have to be downloaded
-        check_old(like, adapted)
-        with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
-            head = None if head is None else copied_head(head)
-        pair = Pair(net, like, place, device, trains=True)
-        answers = head is not None or bool(place)
+        pair = pair_of(net, like, at, device, trains=True)
+        head = None if head is None else copied_head(head)
+        answers = head is not None or bool(pair.at)
         course = Course(pair, head, loss, Rates(steps, lr, levels), answers=answers)
         _take(course, taught, judged, None if state is None else Path(state), tell)
         before, after = course.looks[0][1], _honest(course)
         gain = gain_over(after, before, {})
         if gain.is_sure:
-            _write(adapted, course)
+            _write(pair.given, course)
     name = "KL" if loss is None and answers else "loss"
     return Distillation(
         name=pair.plan.source.title,

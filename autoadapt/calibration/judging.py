@@ -303,14 +303,18 @@ def copied_head(head: Head) -> Head:
     """A head in eval mode: modules, their methods and the modules that a function names as copies, else as it is.
 
     What it writes to its own parameters is put back after each call.
+
+    Raises:
+        CalibrationError: A module of it cannot be copied.
     """
-    if isinstance(head, FunctionType):
-        return _copied_function(head)
-    owner = head if isinstance(head, nn.Module) else getattr(head, "__self__", None)
-    if not isinstance(owner, nn.Module):
-        return head
-    copied = in_eval_mode(copied_module(owner))
-    return _keeping(copied if head is owner else getattr(copied, head.__name__), [copied])
+    with explained("head", "a module that can be copied", "run it once, if it has lazy layers"):
+        if isinstance(head, FunctionType):
+            return _copied_function(head)
+        owner = head if isinstance(head, nn.Module) else getattr(head, "__self__", None)
+        if not isinstance(owner, nn.Module):
+            return head
+        copied = in_eval_mode(copied_module(owner))
+        return _keeping(copied if head is owner else getattr(copied, head.__name__), [copied])
 
 
 def _copied_function(head: FunctionType) -> Head:

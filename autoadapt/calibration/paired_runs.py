@@ -1,4 +1,4 @@
-"""Observations: the old and the new backbone run side by side on the batches of a caller."""
+"""Paired runs: the old and the new backbone side by side on the batches of a caller."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.planning import Plan
+from autoadapt.calibration.asked import check_old
 from autoadapt.calibration.calls import apart, fields, named_tensors, sizes_of
 from autoadapt.calibration.changed_calls import ChangedCalls
 from autoadapt.calibration.paired_tokens import PairedTokens, what_counts_of
@@ -20,13 +21,15 @@ from autoadapt.calibration.sharded import calling, is_sharded, refuse_sharded, u
 from autoadapt.calibration.whole_models import find_adapted, with_old
 from autoadapt.calibration.workers import all_are_well
 from autoadapt.contracts.capturing.arguments import Arguments, bind, bind_call
+from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.trees import flatten, path_text, paths, rebuild
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.views import clone_buffers, copy_module, within_wrapper
 from autoadapt.errors import AdaptError, CalibrationError, CaptureError, Mismatch
-from autoadapt.swapping.stand_ins import Levels, passes_of
+from autoadapt.sources import as_module
+from autoadapt.swapping.stand_ins import Levels, first_path, passes_of
 
-__all__ = ["Lesson", "Observation", "Pair", "explained", "fresh"]
+__all__ = ["Lesson", "Observation", "Pair", "explained", "fresh", "pair_of"]
 
 # Dimension letters: B images, T tokens of an image, C and D channels.
 
@@ -84,6 +87,7 @@ class Pair:
         trains: The new backbone has weights of its own, too.
 
     Attributes:
+        at: The same path; empty where `net` is the adapted module.
         new: The model with the adapted module in it, or the adapted module itself.
         adapted: The adapted module in it.
         projections: What there is to fit.
@@ -116,7 +120,8 @@ class Pair:
             self.new = copy_module(net, lambda t: _cloned(t) if id(t) in own else clone_buffers(t))
         in_eval_mode(self.new)
         self.adapted = find_adapted(self.new, at)
-        self._whole, self._at = (net if net in self._run_as_they_are else self.new), at or ""
+        self.at = at or ""
+        self._whole = net if net in self._run_as_they_are else self.new
         self._running = find_adapted(self._whole, at)
         self._has_run_whole = not at or not self.is_sharded
         self._passes = passes_of(adapted)
@@ -185,7 +190,7 @@ class Pair:
                 old = projection.wanted(wanted[projection.route.target], sizes)
                 pair = projection.tokens(entering, images), projection.tokens(old, images)
                 _check_pair(pair, projection, number)
-                counts = what_counts_of(self.plan, projection, named_tensors(call), pair[0], sizes)
+                counts = what_counts_of(self.plan, projection, named_tensors(call.values), pair[0], sizes)
                 found.append(PairedTokens(*pair, counts))
         return Observation(lesson.arguments, lesson.images, tokens, features, lesson.answer)
 
@@ -256,7 +261,7 @@ class Pair:
         changes, self._changes = self._changes or ChangedCalls({}), None
         try:
             with self._undisturbed(), explained(f"batch {number}, new backbone", "a forward pass"), changes.watched():
-                call.call(calling(running, self._whole, self._at) if self.is_sharded else running)
+                call.call(calling(running, self._whole, self.at) if self.is_sharded else running)
         finally:
             for handle in handles:
                 handle.remove()
@@ -279,10 +284,8 @@ class Pair:
 
     def _old_leaves(self, returned: object, sizes: Mapping[str, int], number: int | str) -> dict[str, torch.Tensor]:
         """The old outputs by the names they have in the plan."""
-        tree, tensors = flatten(returned)
-        found = dict(zip(map(path_text, paths(tree)), tensors, strict=True))
-        contract = self.plan.target.outputs
-        if tree != contract.tree:
+        found, contract = named_tensors(returned), self.plan.target.outputs
+        if flatten(returned)[0] != contract.tree:
             found = _served(found, dict(zip(contract.paths, contract.leaves, strict=True)), sizes)
         faults = []
         for path, spec in contract.items():
@@ -295,6 +298,34 @@ class Pair:
         if faults:
             raise CalibrationError("the old module does not return what the new one was adapted to", faults)
         return found
+
+
+def pair_of(
+    net: nn.Module,
+    like: nn.Module | str,
+    at: RegionPath | None,
+    device: torch.device | str | None,
+    *,
+    trains: bool = False,
+) -> Pair:
+    """The pair that a caller means: wrappers taken off the new model, an old one that is only named loaded.
+
+    Args:
+        net: What `adapt` returned, or a bigger model that has it at `at`.
+        like: The old backbone or bigger model, or the name of a backbone.
+        at: Path of the adapted module, or the region in whose place it stands.
+        device: Where to run.
+        trains: As for `Pair`.
+
+    Raises:
+        CalibrationError: There is no adapted module, or it is the old model itself; or a fault of `Pair`.
+    """
+    net, at = within_wrapper(net, at)
+    place = first_path(net, at)
+    adapted = find_adapted(net, place)
+    old = as_module(like, "like", levels=True, pretrained=True)  # last: it may have to be downloaded
+    check_old(old, adapted)
+    return Pair(net, old, place, device, trains=trains)
 
 
 def fresh(arguments: Arguments) -> Arguments:
