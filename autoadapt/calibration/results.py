@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.errors import CalibrationError, Mismatch
-from autoadapt.files.writing import write_file
 from autoadapt.showing import Shown
+from autoadapt.showing.figures import check_drawable, save_figure
 from autoadapt.showing.tables import columns, human_count, page_width
-from autoadapt.versions import install_line
 
 __all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
 
@@ -133,21 +132,19 @@ class Calibration(Shown, Dated, MadeByHand):
             path: Where to save it as well.
 
         Raises:
-            CalibrationError: matplotlib is not installed.
+            CalibrationError: matplotlib is not installed, the path has another ending than figures have, or it cannot
+                be written.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            fault = Mismatch("plot", "matplotlib", "it is not installed", install_line("plot"))
-            raise CalibrationError("nothing to draw with", [fault]) from error
+        check_drawable(path, CalibrationError)
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(12, 3.5), layout="constrained")
         learning, spectrum, bars = figure.subplots(1, 3)
         _draw_learning(learning, self.outputs)
         _draw_spectrum(spectrum, self.outputs)
         _draw_bars(bars, self)
         if path is not None:
-            ending = Path(path).suffix[1:]
-            write_file(path, lambda made: figure.savefig(made, format=ending or None))
+            save_figure(figure, path)
         return figure
 
     def __str__(self) -> str:

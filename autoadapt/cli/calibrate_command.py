@@ -13,7 +13,8 @@ from autoadapt.cli.named_models import backbone, model, refuse_unnamed
 from autoadapt.cli.options import Answer, Like, Model, Refine, Weights, at_home, writable
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, working, write_page, wrote
 from autoadapt.cli.typed_sources import CONFIG, FILES
-from autoadapt.errors import Mismatch, SourceError
+from autoadapt.errors import CalibrationError, Mismatch, SourceError
+from autoadapt.showing.figures import check_drawable
 
 if TYPE_CHECKING:
     import torch
@@ -69,11 +70,10 @@ def calibrate_command(
         from autoadapt.calibration import calibrate
         from autoadapt.contracts.modes import in_eval_mode
         from autoadapt.contracts.origins import name_of
-        from autoadapt.ranking.pictures import check_drawable
         from autoadapt.sources.images import preprocessing_of, read_images
 
         if picture is not None:
-            check_drawable(picture)
+            check_drawable(picture, CalibrationError)
         with working(f"calibrating {new} like {like}"):
             _refuse_signature(like)
             old = _weighted(model if at else backbone, like, like_weights, pretrained is not False, answer.allowed)

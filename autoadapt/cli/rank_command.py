@@ -15,6 +15,8 @@ from autoadapt.cli.named_models import contract, is_name, model
 from autoadapt.cli.options import SOURCES, Answer, Fit, Inputs, Like, Resolution, Weights, reading
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, wrote
 from autoadapt.cli.typed_sources import checked_source, is_saved
+from autoadapt.errors import RankingError
+from autoadapt.showing.figures import check_drawable
 from autoadapt.showing.tables import shorten
 
 if TYPE_CHECKING:
@@ -79,10 +81,9 @@ def rank_command(
         from autoadapt.cli.example_inputs import read_inputs
         from autoadapt.contracts.modes import in_eval_mode
         from autoadapt.ranking import rank
-        from autoadapt.ranking.pictures import check_drawable
 
         if picture is not None:
-            check_drawable(picture)
+            check_drawable(picture, RankingError)
         _check_names(candidates, answer.allowed)
         published = pretrained if pretrained is not None else images is not None
         old, pictures = _old(like, published, answer.allowed, reads_pictures=images is not None)

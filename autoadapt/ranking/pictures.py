@@ -6,34 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autoadapt.errors import Mismatch, RankingError
+from autoadapt.errors import RankingError
 from autoadapt.errors.printable import visible
-from autoadapt.files.writing import check_place, write_file
 from autoadapt.showing import NEAR, Area, Dot, cost_ticks, free_place, line_areas
-from autoadapt.versions import install_line
+from autoadapt.showing.figures import check_drawable, save_figure
 
-__all__ = ["check_drawable", "draw", "label"]
-
-ENDINGS = (".svg", ".png", ".pdf")
-
-
-def check_drawable(path: str | Path) -> None:
-    """Refuse at the door what could not be drawn after minutes of work.
-
-    Raises:
-        RankingError: matplotlib is not installed, the path has another ending than pictures have, or it cannot be
-            written.
-    """
-    if Path(path).suffix not in ENDINGS:
-        remedy = str(Path(path).parent / f"{Path(path).stem or 'picture'}.svg")
-        fault = Mismatch(str(path), f"one of the endings {', '.join(ENDINGS)}", Path(path).suffix or "none", remedy)
-        raise RankingError(f"{path} is no picture", [fault])
-    try:
-        import matplotlib.figure  # noqa: F401  # only whether it is there
-    except ImportError as error:
-        fault = Mismatch("picture", "matplotlib", "it is not installed", install_line("plot"))
-        raise RankingError("nothing to draw with", [fault]) from error
-    check_place(path, "picture", RankingError)
+__all__ = ["draw", "label"]
 
 
 def draw(points: Sequence[Dot], path: str | Path, *, across: str, up: str, title: str) -> None:
@@ -49,7 +27,7 @@ def draw(points: Sequence[Dot], path: str | Path, *, across: str, up: str, title
     Raises:
         RankingError: matplotlib is not installed, or the ending is unknown.
     """
-    check_drawable(path)
+    check_drawable(path, RankingError)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -70,7 +48,7 @@ def draw(points: Sequence[Dot], path: str | Path, *, across: str, up: str, title
     canvas.draw()
     figure.set_layout_engine("none")  # names were placed for this layout
     label(axes, points, canvas.get_renderer())
-    write_file(path, lambda made: figure.savefig(made, format=Path(path).suffix[1:]))
+    save_figure(figure, path)
 
 
 def _plain_ticks(axes: Any) -> None:

@@ -142,8 +142,7 @@ class Ranking(Shown, Dated, MadeByHand):
         Raises:
             RankingError: matplotlib is not installed, or nothing is there to be drawn.
         """
-        if not self:
-            self.raise_if_failed()
+        self.raise_if_failed()
         across, up = self.axes(cost)
         draw(self.points(cost), path, across=across, up=up, title=f"in the place of {self.like}")
 

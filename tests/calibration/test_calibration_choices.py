@@ -225,6 +225,8 @@ def test_the_result_is_a_table_and_an_artefact_and_a_plot(tmp_path):
     assert [images for images, _ in found.outputs[0].by_images] == [8, 16, 24]
     found.plot(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
+    with pytest.raises(CalibrationError, match=r"plot.txt is no picture(.|\n)*plot.svg"):
+        found.plot(tmp_path / "plot.txt")
 
 
 def test_dropout_and_batch_statistics_of_a_training_model_play_no_part():
