@@ -47,6 +47,7 @@ INSIDE = {
         "signature",
         "allocations",
         "instances",
+        "layer_kinds",
         "plain_modules",
         "kept_weights",
         "deep_copies",

@@ -84,7 +84,7 @@ def choose(fitting: Fitting, judge: Judge | None, solver: Solver | Recipe) -> Ch
     if fitting.has_places and not isinstance(solver, Recipe):
         named = [replace(one, shared=shared) for shared in (True, False) for one in named]
     _check_covariances(fitting, named)
-    options = _possible(fitting, named, solver)
+    options = _possible(fitting, named)
     if judge is None and len(options) == 1:
         return Choice((options[0],) * len(fitting.projections), "as asked for", ())
     if judge is not None:
@@ -99,7 +99,7 @@ def _check_covariances(fitting: Fitting, named: Sequence[Recipe]) -> None:
         raise CalibrationError("the covariance of so many channels is not kept", [fault])
 
 
-def _possible(fitting: Fitting, options: list[Recipe], solver: Solver | Recipe) -> list[Recipe]:
+def _possible(fitting: Fitting, options: list[Recipe]) -> list[Recipe]:
     """Without a penalty only where there are more tokens than channels, unless that is what was asked for."""
     few = {shared: bool(has_few_tokens(fitting, shared=shared)) for shared in (False, True)}
     kept = [one for one in options if one.penalty > 0 or not few[one.shared]]
@@ -223,7 +223,7 @@ def _by_cosine(fitting: Fitting) -> Choice:
         if fitting.folds.holds_one_out:
             paths = [descend(path, lost) for path in _walks(projection in few, is_dear=True)]
         else:
-            paths = _possible(fitting, [Recipe(p, anchored=True, restored=True) for p in ANCHORS], "auto")
+            paths = _possible(fitting, [Recipe(p, anchored=True, restored=True) for p in ANCHORS])
         if fitting.has_places:
             paths += [replace(one, shared=True) for one in paths]
         chosen.append(min(paths, key=lost))

@@ -106,7 +106,7 @@ class Deciding:
         by_chance, mean_only, reached = (
             None if judge is None else judge.score(maps, on_all=True) for maps in (*floors, held_out_maps)
         )
-        fits = [self._fit(p, fitting, choice.recipes[p], held_out_maps, floors[0], images) for p in fitting.projections]
+        fits = [self._fit(p, fitting, choice.recipes[p], held_out_maps, floors[0]) for p in fitting.projections]
         slopes = not refine or judge is None or judge.passes_gradients(next(iter(held_out_maps.values())))
         further = None
         if refine and judge is not None and slopes:
@@ -185,7 +185,6 @@ class Deciding:
         recipe: Recipe,
         maps: HeldOutMaps,
         random: HeldOutMaps,
-        images: int,
     ) -> OutputFit:
         where = self._pair.projections[projection]
         values_C, errors = fitting.eigenvalues(projection), fitting.held_out(projection, _of(projection, maps))

@@ -379,3 +379,13 @@ def test_what_is_said_of_inner_outputs_holds_at_sizes_that_were_not_probed(name)
         sizes = {"B": 2, "H": generator.randint(75, 700), "W": generator.randint(75, 700)}
         model(torch.empty(2, 3, sizes["H"], sizes["W"], device="meta"))
         assert {module: spec.shape(sizes) for module, spec in maps.items()} == found
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [(nn.ConvTranspose1d, (1, 4, 16)), (nn.ConvTranspose2d, (1, 4, 16, 16)), (nn.ConvTranspose3d, (1, 4, 8, 8, 8))],
+)
+def test_transposed_convolutions_of_any_rank_count_as_layers(kind, shape):
+    block = nn.Sequential(kind(4, 4, 2, stride=2), nn.ReLU(), kind(4, 4, 2, stride=2))
+    found = aa.capture(nn.Sequential(block), torch.zeros(shape), inner=True)
+    assert {one.module: one.layers for one in found.inner}["0"] == 2

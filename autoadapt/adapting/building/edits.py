@@ -9,6 +9,7 @@ from torch import nn
 from autoadapt.adapting.building.graphs import adapter_names, learned_steps
 from autoadapt.adapting.building.modules import AdaptedModule, is_edited
 from autoadapt.adapting.operations import Project
+from autoadapt.contracts.layer_kinds import CONVOLUTIONS
 from autoadapt.errors import Mismatch
 
 __all__ = ["edits", "other_parts"]
@@ -57,7 +58,7 @@ def _further(net: AdaptedModule) -> Iterator[Mismatch]:
 
 def _is_as_planned(layer: nn.Module, step: Project) -> bool:
     """Whether a layer is the planned linear layer or 1x1 convolution, with plain parameters, which may be sharded."""
-    kinds = (nn.Linear,) if step.form == "linear" else (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    kinds = (nn.Linear,) if step.form == "linear" else CONVOLUTIONS
     if not any(isinstance(layer, kind) and type(layer).forward is kind.forward for kind in kinds):
         return False
     own = dict(layer.named_parameters(recurse=False))

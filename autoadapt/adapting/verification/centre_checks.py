@@ -18,6 +18,7 @@ from autoadapt.adapting.operations import Restore
 from autoadapt.adapting.planning import Plan, source_axes
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.dims import Dim, leading_and_product
+from autoadapt.contracts.layer_kinds import PROJECTING
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import NAMED, Container, Slot, Tree, flatten
 from autoadapt.errors import Mismatch
@@ -181,7 +182,7 @@ def _average(adapters: nn.Module) -> None:
     """Replace projections, whose weights may be computed from others, by means over their input channels."""
     for module in list(adapters.modules()):
         for name, layer in module.named_children():
-            if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            if isinstance(layer, PROJECTING):
                 setattr(module, name, _Means(layer))
 
 

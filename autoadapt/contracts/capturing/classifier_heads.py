@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from torch import nn
 
 from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf, Shape
+from autoadapt.contracts.layer_kinds import CONVOLUTIONS
 from autoadapt.contracts.leaves import READ
 
 __all__ = ["is_linear", "read_by_heads"]
@@ -105,9 +106,7 @@ def _is_map(made: Shape, scores: int) -> bool:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether a layer is linear in the channels of each cell: `nn.Linear`, or a convolution with a kernel of 1."""
-    return isinstance(module, nn.Linear) or (
-        isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and math.prod(module.kernel_size) == 1
-    )
+    return isinstance(module, nn.Linear) or (isinstance(module, CONVOLUTIONS) and math.prod(module.kernel_size) == 1)
 
 
 def _count(leaf: InnerLeaf) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow, Key, Node
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.layer_kinds import COUNTED
 from autoadapt.contracts.signature import InnerOutput, TensorSpec, Values
 
 if TYPE_CHECKING:
@@ -277,9 +278,7 @@ def _octaves(cells: int, sizes: Sequence[int]) -> float:
 
 def _blocks(module: nn.Module, nodes: Sequence[Node], places: Sequence[Place | None]) -> list[int]:
     """The indices of nodes that blocks return, in order; at strides without blocks those of single layers."""
-    layers = {
-        path: sum(isinstance(one, _LEARNING) for one in inner.modules()) for path, inner in module.named_modules()
-    }
+    layers = {path: sum(isinstance(one, COUNTED) for one in inner.modules()) for path, inner in module.named_modules()}
     held: dict[str, set[float]] = {}
     for node, place in zip(nodes, places, strict=True):
         if place is not None and layers.get(node.key[0], 0) >= 2:
@@ -310,9 +309,6 @@ def _blocks(module: nn.Module, nodes: Sequence[Node], places: Sequence[Place | N
 def _above(path: str) -> list[str]:
     parts = path.split(".")
     return [".".join(parts[:i]) for i in range(1, len(parts))]
-
-
-_LEARNING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose2d)
 
 
 def argument_that_dilates(module: nn.Module) -> str:

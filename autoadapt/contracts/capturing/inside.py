@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from autoadapt.contracts.capturing.classifier_heads import read_by_heads
-from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation, Shape
+from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation
+from autoadapt.contracts.layer_kinds import COUNTED, multiply_adds
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.signature import InnerOutput, TensorSpec, tap_name
 
@@ -124,13 +125,10 @@ def _layer_counts(named: Mapping[str, nn.Module]) -> Counter[str]:
     """The number of convolutions and linear layers in each module, itself included."""
     found: Counter[str] = Counter()
     for path, module in named.items():
-        if isinstance(module, _LEARNING):
+        if isinstance(module, COUNTED):
             parts = path.split(".")
             found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
     return found
-
-
-_LEARNING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose2d)
 
 
 def _parameter_counts(module: nn.Module) -> Counter[str]:
@@ -153,17 +151,6 @@ def _parameters_held(module: nn.Module) -> dict[str, int]:
             above = ".".join(parts[: i + 1])
             found[above] = found.get(above, 0) | bits[id(parameter)]
     return found
-
-
-def multiply_adds(module: nn.Module, made: Shape) -> int:
-    """Multiply-adds of a convolution or linear layer for an output of a shape; 0 for other modules."""
-    match module:  # not by its weight: reading a parametrised one may change buffers
-        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
-            return math.prod(made) * (module.in_channels // module.groups) * math.prod(module.kernel_size)
-        case nn.Linear():
-            return math.prod(made) * module.in_features
-        case _:
-            return 0
 
 
 def _nesting(named: Mapping[str, nn.Module], path: str) -> int:

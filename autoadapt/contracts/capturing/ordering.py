@@ -33,6 +33,7 @@ from autoadapt.contracts.capturing.perturbing import (
 from autoadapt.contracts.capturing.probing import InnerKey
 from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.dims import Dim, leading_and_product
+from autoadapt.contracts.layer_kinds import PROJECTING
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
@@ -297,7 +298,7 @@ def disordered(module: nn.Module, orders: Mapping[Key, Order]) -> tuple[str, ...
 
 def is_block(module: nn.Module) -> bool:
     """Whether a module holds two or more linear layers or convolutions."""
-    return sum(isinstance(inner, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) for inner in module.modules()) >= 2
+    return sum(isinstance(inner, PROJECTING) for inner in module.modules()) >= 2
 
 
 def _cells_of_a_patch(tokens: Iterable[TokenAxis], sizes: Mapping[str, int]) -> int:

@@ -25,6 +25,7 @@ from autoadapt.contracts.capturing.likely_masks import with_lengths
 from autoadapt.contracts.capturing.run_values import keeps_a_call
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
 from autoadapt.contracts.instances import parts_of
+from autoadapt.contracts.layer_kinds import PROJECTING, multiply_adds
 from autoadapt.contracts.made_tables import MadeTables
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import quiet, undisturbed
@@ -314,20 +315,16 @@ def _counting(module: nn.Module, active: bool) -> Iterator[list[tuple[int, int]]
         return
 
     def note(layer: nn.Module, _args: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and isinstance(layer.weight, torch.Tensor):
-            made = output.numel()
-            found.append((made * (layer.weight.numel() // max(layer.weight.shape[0], 1)), made))
+        if isinstance(output, torch.Tensor):
+            found.append((multiply_adds(layer, output.shape), output.numel()))
 
-    layers = [part for part in module.modules() if isinstance(part, _COUNTED)]
+    layers = [part for part in module.modules() if isinstance(part, PROJECTING)]
     handles = [layer.register_forward_hook(note) for layer in layers]
     try:
         yield found
     finally:
         for handle in handles:
             handle.remove()
-
-
-_COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def _is_other(value: object, plain: object) -> bool:

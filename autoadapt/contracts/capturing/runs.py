@@ -27,6 +27,7 @@ from autoadapt.contracts.capturing.sizing import (
 )
 from autoadapt.contracts.capturing.solving import Solution, UnexplainedError, solve
 from autoadapt.contracts.instances import parameters_of_parts, parts_of
+from autoadapt.contracts.layer_kinds import CONVOLUTIONS
 from autoadapt.contracts.signature import AxisSizes
 
 __all__ = ["Runs", "ValuesNeededError"]
@@ -290,7 +291,7 @@ class Runs:
 
 def _patches(module: nn.Module) -> list[int]:
     """The sizes of non-overlapping patches that convolutions cut, the largest first, and the product of all of them."""
-    layers = [part for part in parts_of(module) if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    layers = [part for part in parts_of(module) if isinstance(part, CONVOLUTIONS)]
     found = [one.stride[-1] for one in layers if one.stride[-1] > 1 and one.stride == one.kernel_size]
     return [*sorted({*found}, reverse=True), math.prod(found)]
 

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoadapt.contracts.layer_kinds import CONVOLUTIONS, COUNTED, TRANSPOSED
 from autoadapt.swapping.folding.attention import AttentionProjection
 from autoadapt.swapping.folding.statements import STALE, Statement
 
 # Dimension letters: D channels that the layer reads, M that it reads once projections are gone, O that it returns.
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 _DEFORMABLE = "torchvision.ops.deform_conv.DeformConv2d"
 
@@ -24,7 +23,7 @@ FOLDED = ": the model was folded"
 
 def is_reader(module: nn.Module) -> bool:
     """Whether a module is a linear layer or a convolution, of the plain kinds or one derived from them."""
-    return isinstance(module, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)) or _kind(module) == _DEFORMABLE
+    return isinstance(module, COUNTED) or _kind(module) == _DEFORMABLE
 
 
 def _kind(module: nn.Module) -> str:
@@ -34,7 +33,7 @@ def _kind(module: nn.Module) -> str:
 def why_not_read(model: nn.Module, path: str) -> str:
     """Why a layer cannot be made anew for other channels; empty where it can."""
     layer = model.get_submodule(path)
-    plain = (nn.Linear, AttentionProjection, *_CONVOLUTIONS, *_TRANSPOSED)
+    plain = (AttentionProjection, *COUNTED)
     if type(layer) not in plain and _kind(layer) != _DEFORMABLE:
         return f"{path}, a {type(layer).__name__}"
     if getattr(layer, "groups", 1) != 1:
@@ -59,7 +58,7 @@ def needs_ones(layer: nn.Module) -> bool:
     """Whether a constant offset of what it reads is no constant offset of what it returns, as at padded borders."""
     if isinstance(layer, nn.Linear):
         return False
-    if isinstance(layer, _TRANSPOSED):
+    if isinstance(layer, TRANSPOSED):
         return {*layer.kernel_size, *layer.stride} != {1} or {*layer.padding, *layer.output_padding} != {0}
     padding = layer.padding
     pads = padding != "valid" and any(size != 0 for size in (padding if isinstance(padding, tuple) else (padding,)))
@@ -80,7 +79,7 @@ def resize(layer: nn.Module, channels: int, *, returns: int = 0, has_bias: bool 
         return
     kind = "features" if isinstance(layer, nn.Linear) else "channels"
     returns = returns or getattr(layer, f"out_{kind}")
-    sizes = (channels, returns) if isinstance(layer, _TRANSPOSED) else (returns, channels)
+    sizes = (channels, returns) if isinstance(layer, TRANSPOSED) else (returns, channels)
     weight = layer.get_parameter("weight")
     layer.weight = nn.Parameter(weight.new_zeros(*sizes, *weight.shape[2:]), requires_grad=weight.requires_grad)
     offset = layer.bias if isinstance(layer.bias, nn.Parameter) else weight
@@ -111,7 +110,7 @@ def channels_of_each(layer: nn.Module) -> int:
     """How many channels a layer has that treats each alone; zero for any other module."""
     if isinstance(layer, nn.LayerNorm):
         return layer.normalized_shape[0] if len(layer.normalized_shape) == 1 else 0
-    if isinstance(layer, _CONVOLUTIONS):
+    if isinstance(layer, CONVOLUTIONS):
         return layer.groups if layer.groups == layer.in_channels == layer.out_channels > 1 else 0
     if isinstance(layer, nn.PReLU):
         return layer.num_parameters if layer.num_parameters > 1 else 0
@@ -130,7 +129,7 @@ def merged(layer: nn.Module, stated: Statement, ones: Collection[str]) -> tuple[
     """
     weight = layer.weight.detach().double()  # type: ignore[operator]
     matrix_DM, offset_D = (one.to(weight.device) for one in stated.split(ones))
-    reads = 0 if isinstance(layer, _TRANSPOSED) else 1
+    reads = 0 if isinstance(layer, TRANSPOSED) else 1
     cells = weight.movedim(reads, 0).unflatten(0, (stated.outer, stated.channels, stated.inner))
     made = torch.einsum("adi...,dm->ami...", cells, matrix_DM).flatten(0, 2).movedim(0, reads)
     return made, torch.einsum("adio...,d->o", cells, offset_D)

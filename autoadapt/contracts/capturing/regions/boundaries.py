@@ -42,7 +42,7 @@ def find_region(model: nn.Module, traces: Sequence[Trace], region: RegionPath, o
         frozenset(outputs), hooked(model, members, "_forward_pre_hooks"), hooked(model, members, "_forward_hooks")
     )
     found = [one for trace in traces for one in _rounds_of(trace, members, wanted)]
-    faults = list(dict.fromkeys(fault for one in found for fault in one.faults(region)))
+    faults = list(dict.fromkeys(fault for one in found for fault in one.faults()))
     if faults:
         inside = {*members, *(path for one in found for path in one.strangers)}
         closed = dict.fromkeys(call.path for call in traces[0].calls if call.path in inside)
@@ -196,7 +196,7 @@ class _Round:
         number = next((n for n in step.within if n not in self._around), None)
         return "" if number is None else self.trace.calls[number].path
 
-    def faults(self, region: RegionPath) -> list[Mismatch]:
+    def faults(self) -> list[Mismatch]:
         """The reasons why the members are no region."""
         found = list[Mismatch]()
         for step in self._feeding:
