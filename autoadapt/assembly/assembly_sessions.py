@@ -10,7 +10,7 @@ from autoadapt.assembly.configs import Config, counted
 from autoadapt.assembly.documents import Document
 from autoadapt.assembly.levels import Level, cells
 from autoadapt.assembly.producers import Producer
-from autoadapt.assembly.python_documents import Keys
+from autoadapt.assembly.python_expressions import Keys
 from autoadapt.assembly.references import keys_of
 from autoadapt.assembly.registry import Takes
 from autoadapt.assembly.results import Given

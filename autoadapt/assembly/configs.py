@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 from torch import nn
 
 from autoadapt.assembly.documents import Document, yaml_package
-from autoadapt.assembly.python_documents import Keys
+from autoadapt.assembly.python_expressions import Keys
 from autoadapt.contracts.facts import MadeByHand, asked_for
 from autoadapt.contracts.signature import MOST_VALUES, TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch, SignatureError, nearest

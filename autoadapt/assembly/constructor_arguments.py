@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
 from autoadapt.assembly.documents import Document
-from autoadapt.assembly.python_documents import Keys
+from autoadapt.assembly.python_expressions import Keys
 from autoadapt.assembly.registry import Part
 from autoadapt.contracts.facts import asked_for
 from autoadapt.errors import Mismatch, nearest

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autoadapt.assembly.python_documents import Keys, read_python
+from autoadapt.assembly.python_documents import read_python
+from autoadapt.assembly.python_expressions import Keys
 from autoadapt.errors import AssemblyError, Mismatch
 from autoadapt.files.reading import read_json, read_text
 

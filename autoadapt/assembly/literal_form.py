@@ -16,7 +16,7 @@ from autoadapt.assembly.decode_losses import DECODED
 from autoadapt.assembly.documents import Document
 from autoadapt.assembly.mmengine import is_imported
 from autoadapt.assembly.nested_types import is_checkpoint, mappings_in, unregistered
-from autoadapt.assembly.python_documents import Keys
+from autoadapt.assembly.python_expressions import Keys
 from autoadapt.assembly.registry import Part
 from autoadapt.assembly.scopes import Scopes
 from autoadapt.assembly.weight_starts import entries_of

@@ -11,7 +11,7 @@ from typing import Any
 
 from autoadapt.assembly.documents import Document
 from autoadapt.assembly.mmengine import is_imported, known_scopes, registered_names
-from autoadapt.assembly.python_documents import Keys
+from autoadapt.assembly.python_expressions import Keys
 from autoadapt.errors import Mismatch, nearest
 
 __all__ = ["is_checkpoint", "mappings_in", "refused_types", "unregistered"]

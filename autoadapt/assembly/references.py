@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autoadapt.assembly.configs import Config, PartConfig
 from autoadapt.assembly.documents import Document
-from autoadapt.assembly.python_documents import Keys
+from autoadapt.assembly.python_expressions import Keys
 from autoadapt.errors import Mismatch, nearest
 
 __all__ = ["Reference", "Wiring", "keys_of", "wire"]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from autoadapt.assembly.documents import Document
-from autoadapt.assembly.python_documents import Keys
+from autoadapt.assembly.python_expressions import Keys
 from autoadapt.errors import Mismatch, nearest
 
 __all__ = ["check_starts", "entries_of", "start_weights"]

@@ -11,7 +11,7 @@ from torch import nn
 from autoadapt.assembly.assembly_sessions import Session, said_by
 from autoadapt.assembly.backbone_building import fed
 from autoadapt.assembly.levels import channels_of
-from autoadapt.assembly.python_documents import Keys
+from autoadapt.assembly.python_expressions import Keys
 from autoadapt.errors import Mismatch
 
 __all__ = ["check_channels"]

@@ -19,7 +19,7 @@ from autoadapt.assembly.levels import Level, channels_of, distinct
 from autoadapt.assembly.mmengine import is_model, lent, start_registered, within_scope
 from autoadapt.assembly.nested_types import refused_types
 from autoadapt.assembly.producers import Producer, with_even_cells
-from autoadapt.assembly.python_documents import Keys
+from autoadapt.assembly.python_expressions import Keys
 from autoadapt.assembly.registry import Part
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.sources.size_limits import CONFIG_LIMITS, made_within

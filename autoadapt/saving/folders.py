@@ -16,9 +16,9 @@ from torch import nn
 from autoadapt.adapting.building import AdaptedModule, edits
 from autoadapt.adapting.operations import Channels
 from autoadapt.adapting.planning import Plan
-from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.facts import Made
 from autoadapt.contracts.origins import Origin, origin_of
+from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.signature import describe
 from autoadapt.contracts.trees import Constant, Container, Tree, flatten, rebuild, type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError

@@ -10,7 +10,7 @@ from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification.sessions import Session, said
-from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.signature import dtype_name
 from autoadapt.contracts.unfit import off_the_meta_device
 from autoadapt.errors import AdaptError, Mismatch

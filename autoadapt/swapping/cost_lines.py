@@ -11,10 +11,10 @@ from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.contracts.capturing import Arguments
-from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.costs import multiply_adds_by_part
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import aliased, copy_module
 from autoadapt.errors import BuildError

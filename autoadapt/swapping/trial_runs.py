@@ -15,8 +15,8 @@ from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification import Check, verify_step
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.arguments import bind_call
-from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch, SwapError

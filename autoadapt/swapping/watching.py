@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from autoadapt.contracts.capturing import bind
 from autoadapt.contracts.capturing.arguments import told_example
 from autoadapt.contracts.capturing.hook_stops import stopped_by_hook
-from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import Path, Tree, flatten, path_text, paths
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, CaptureError, Mismatch, SignatureError, SwapError

@@ -19,7 +19,7 @@ from autoadapt.adapting.verification.results import Fault
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session
 from autoadapt.adapting.verification.unexported import no_logs, untraced
 from autoadapt.contracts.capturing import bind, capture, told_example
-from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import clone_buffers, copy_module

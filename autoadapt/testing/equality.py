@@ -10,9 +10,9 @@ from torch.testing._comparison import default_tolerances
 
 from autoadapt.adapting.verification.sessions import Session, differing_tree, said
 from autoadapt.contracts.capturing import Arguments, bind, capture, told_example
-from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import flatten, path_text, paths
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError

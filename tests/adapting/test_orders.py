@@ -11,7 +11,7 @@ from tokens import PATCH, Listed
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.contracts.capturing.grids import Grid
+from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.perturbing import order_of_tokens
 from autoadapt.contracts.signature import AxisSizes
 from autoadapt.errors import MatchError

@@ -7,7 +7,8 @@ from guests import guest
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.contracts.capturing.grids import Grid, GridReader
+from autoadapt.contracts.capturing.cell_grid import Grid
+from autoadapt.contracts.capturing.grids import GridReader
 from autoadapt.contracts.capturing.perturbing import locate_tokens, patches
 from autoadapt.errors import MatchError
 

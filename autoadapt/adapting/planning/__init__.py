@@ -1,8 +1,9 @@
 """Planning: the plan, as data, by which the new module gets the old one's signature."""
 
+from autoadapt.adapting.operations import Conversion
 from autoadapt.adapting.planning.deriving import plan
 from autoadapt.adapting.planning.input_channels import ToldChannels, source_as_built, with_channels_told
-from autoadapt.adapting.planning.input_routes import CONVERSIONS, Conversion, Fit
+from autoadapt.adapting.planning.input_routes import CONVERSIONS, Fit
 from autoadapt.adapting.planning.input_statistics import ToldStatistics, with_statistics
 from autoadapt.adapting.planning.masking import counted_along, with_masks_told
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Kept, Plan, Route, Tap, one_sample

@@ -9,20 +9,13 @@ from typing import Literal
 from autoadapt.adapting.asked_options import check_asked
 from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored
 from autoadapt.adapting.matching import match
-from autoadapt.adapting.operations import Operation, Projecting, Recover, Thin, Thinning
+from autoadapt.adapting.operations import Conversion, Operation, Projecting, Recover, Thin, Thinning
 from autoadapt.adapting.pairings import Pairing, Source
 from autoadapt.adapting.planning.cell_remarks import what_is_lost
 from autoadapt.adapting.planning.frames import frame_remarks
 from autoadapt.adapting.planning.held_values import held_remarks, with_held
 from autoadapt.adapting.planning.input_channels import channel_remarks
-from autoadapt.adapting.planning.input_routes import (
-    CONVERSIONS,
-    Conversion,
-    Fit,
-    check_fit,
-    route_inputs,
-    too_short,
-)
+from autoadapt.adapting.planning.input_routes import CONVERSIONS, Fit, check_fit, route_inputs, too_short
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, last_convolution, remark_on_cut
 from autoadapt.adapting.planning.masking import (

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.sessions import Session
+from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.hiding import MOSTLY, STAYS, Trial
-from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.signature import Mask
 from autoadapt.errors import Mismatch
 

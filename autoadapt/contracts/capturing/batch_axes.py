@@ -15,10 +15,11 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.devices import device_of, on_meta_device, takes_long
+from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.hiding import others
 from autoadapt.contracts.capturing.point_axes import POINT
 from autoadapt.contracts.capturing.probing import Probe, ProbeError, Shape, Work
-from autoadapt.contracts.capturing.sizing import InputAxes, is_sequence, name_axes
+from autoadapt.contracts.capturing.sizing import is_sequence, name_axes
 from autoadapt.contracts.trees import flatten, rebuild
 
 __all__ = ["axes_of"]

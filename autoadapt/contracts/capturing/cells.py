@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from autoadapt.contracts.capturing.centres import Grid
-from autoadapt.contracts.capturing.probing import InnerKey, Observation
+from autoadapt.contracts.capturing.inner_leaves import InnerKey
+from autoadapt.contracts.capturing.probing import Observation
 from autoadapt.contracts.dims import Dim, leading_and_product
 from autoadapt.contracts.signature import Centres
 

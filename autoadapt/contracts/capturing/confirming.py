@@ -15,10 +15,11 @@ from torch import nn
 
 from autoadapt.contracts.allocations import MOST_INVENTED, in_words
 from autoadapt.contracts.capturing.devices import on_meta_device, takes_long
+from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.ordering import ImagePass
 from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError, Work
 from autoadapt.contracts.capturing.run_values import are_equal, is_finite
-from autoadapt.contracts.capturing.sizing import InputAxes, Steps
+from autoadapt.contracts.capturing.sizing import Steps
 from autoadapt.contracts.capturing.usual_sizes import cells_of, usual_sizes
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.other_threads import in_another_thread

@@ -11,11 +11,12 @@ from torch import nn
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.given_grids import TokenGrid
+from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.grids import GridReader
+from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.capturing.ordering import is_block, run_on_images
 from autoadapt.contracts.capturing.perturbing import CENTRES, locate_tokens
-from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation
-from autoadapt.contracts.capturing.sizing import InputAxes
+from autoadapt.contracts.capturing.probing import Observation
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.leaves import READ

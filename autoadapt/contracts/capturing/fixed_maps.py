@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.ordering import run_on_images
 from autoadapt.contracts.capturing.perturbing import CENTRES, axis_of_rows
-from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten

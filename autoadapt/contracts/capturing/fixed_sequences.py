@@ -9,7 +9,8 @@ from torch import nn
 
 from autoadapt.contracts.capturing.centres import Cells
 from autoadapt.contracts.capturing.graph_axes import InputAxes
-from autoadapt.contracts.capturing.probing import InnerKey, Observation
+from autoadapt.contracts.capturing.inner_leaves import InnerKey
+from autoadapt.contracts.capturing.probing import Observation
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.dims import Dim
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from autoadapt.contracts.capturing.classifier_heads import read_by_heads
-from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Observation
+from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
+from autoadapt.contracts.capturing.probing import Observation
 from autoadapt.contracts.layer_kinds import COUNTED, multiply_adds
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.signature import InnerOutput, TensorSpec, tap_name

@@ -17,10 +17,10 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, parameters_of
 from autoadapt.contracts.capturing.devices import device_of, on_meta_device, takes_long
+from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.hiding import Trial, tokens_of
 from autoadapt.contracts.capturing.likely_masks import is_added, is_table, may_be_lengths
 from autoadapt.contracts.capturing.probing import Work
-from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Mask
 from autoadapt.contracts.trees import flatten, path_texts

@@ -20,6 +20,8 @@ from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.devices import device_of
 from autoadapt.contracts.capturing.given_grids import TokenGrid
+from autoadapt.contracts.capturing.graph_axes import InputAxes
+from autoadapt.contracts.capturing.inner_leaves import InnerKey
 from autoadapt.contracts.capturing.map_axes import MapAxes, map_axes
 from autoadapt.contracts.capturing.perturbing import (
     CLIP_CENTRES,
@@ -30,8 +32,6 @@ from autoadapt.contracts.capturing.perturbing import (
     patches,
     responses,
 )
-from autoadapt.contracts.capturing.probing import InnerKey
-from autoadapt.contracts.capturing.sizing import InputAxes
 from autoadapt.contracts.dims import Dim, leading_and_product
 from autoadapt.contracts.layer_kinds import PROJECTING
 from autoadapt.contracts.leaves import READ

@@ -18,9 +18,10 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.devices import device_of, on_meta_device, takes_long
+from autoadapt.contracts.capturing.graph_axes import InputAxes
+from autoadapt.contracts.capturing.inner_leaves import InnerKey
 from autoadapt.contracts.capturing.ordering import is_block, listen
-from autoadapt.contracts.capturing.probing import InnerKey, Work
-from autoadapt.contracts.capturing.sizing import InputAxes
+from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.modes import in_eval_mode

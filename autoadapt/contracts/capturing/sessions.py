@@ -31,6 +31,8 @@ from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
 from autoadapt.contracts.capturing.graph_axes import settle_edges
 from autoadapt.contracts.capturing.held_values import agreed_bounds, telling_outputs, with_held
 from autoadapt.contracts.capturing.in_place import raised
+from autoadapt.contracts.capturing.inner_calls import kind_of
+from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.capturing.inside import inner_outputs
 from autoadapt.contracts.capturing.left_out import refuse_left_out
 from autoadapt.contracts.capturing.likely_masks import may_hide
@@ -38,14 +40,7 @@ from autoadapt.contracts.capturing.looking_ahead import LookingAhead
 from autoadapt.contracts.capturing.masks import Masks
 from autoadapt.contracts.capturing.ordering import ImagePass, Measured, Ordering, disordered, images_for
 from autoadapt.contracts.capturing.point_axes import PointAxes
-from autoadapt.contracts.capturing.probing import (
-    InnerKey,
-    InnerLeaf,
-    Observation,
-    Probe,
-    ProbeError,
-    kind_of,
-)
+from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError
 from autoadapt.contracts.capturing.refusals import (
     check_names,
     refuse_object_inputs,

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from autoadapt.contracts.capturing.probing import InnerKey, Observation
+from autoadapt.contracts.capturing.inner_leaves import InnerKey
+from autoadapt.contracts.capturing.probing import Observation
 from autoadapt.contracts.capturing.sizing import Run, Steps, held_out_sizes
 from autoadapt.contracts.dims import Dim, distinguishing_size, fit
 from autoadapt.contracts.signature import describe

@@ -9,7 +9,8 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.depths import place_of
-from autoadapt.contracts.capturing.probing import InnerKey, InnerLeaf, Probe, ProbeError
+from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
+from autoadapt.contracts.capturing.probing import Probe, ProbeError
 from autoadapt.contracts.layer_kinds import multiply_adds
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.modes import in_eval_mode

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from autoadapt.contracts.allocations import MOST_INVENTED
 from autoadapt.contracts.capturing.devices import MOST_MULTIPLY_ADDS
+from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.probing import Work
-from autoadapt.contracts.capturing.sizing import InputAxes, Steps
+from autoadapt.contracts.capturing.sizing import Steps
 
 __all__ = ["cells_of", "usual_images", "usual_sizes"]
 

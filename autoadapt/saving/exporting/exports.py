@@ -15,9 +15,9 @@ from autoadapt.adapting import adapt
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.adapting.verification.unexported import no_logs
-from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.solving import UnexplainedError
 from autoadapt.contracts.facts import Made
+from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.signature import describe
 from autoadapt.errors import CaptureError, ExportError, MatchError, Mismatch
 from autoadapt.files.writing import check_place, folder_of, refuse_empty, sweep, temporary_name

@@ -11,11 +11,11 @@ from torch import nn
 from autoadapt.adapting.building import AdaptedModule, edits
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.arguments import bind, told_example
-from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.costs import multiply_adds_by_part, multiply_adds_of
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.views import clone_buffers, copy_module, within_wrapper
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.swapping.folding.foldings import Stay

@@ -16,9 +16,9 @@ from torch import nn
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.arguments import Arguments
-from autoadapt.contracts.capturing.probing import quiet
 from autoadapt.contracts.costs import multiply_adds_of
 from autoadapt.contracts.modes import in_eval_mode
+from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.views import aliased, copy_module
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.files.reading import one_line

@@ -10,7 +10,7 @@ from torch import nn
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.arguments import Arguments
-from autoadapt.contracts.capturing.probing import quiet
+from autoadapt.contracts.randomness import quiet
 from autoadapt.errors import SwapError
 from autoadapt.swapping.folding.foldings import Folding, start_anew
 from autoadapt.swapping.folding.folds import folded_as_far
