@@ -21,11 +21,14 @@ from autoadapt.adapting.pairings import (
     behind_all,
     by_names,
     cell,
+    end_of,
     fitting,
     from_shallow_to_deep,
     is_namesake,
     is_scored,
+    level_by_level,
     level_of,
+    levels_for,
     name_in,
     named_alike,
     no_deeper,
@@ -188,8 +191,9 @@ class _Matching:
     def _aligned(self, honest: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
         """For each feature map, ordered by stride and depth, the possible sources in the stage that serves it."""
         levels = {path: level for path in honest if (level := level_of(self._want(path).tensor))}
-        known = {path: level for path, source in self.sources.items() if (level := level_of(source.tensor))}
-        wanted, offered = levels_in_order(levels), stages(known)
+        if agreed := level_by_level({path: self._want(path).tensor for path in levels}, honest, self.sources):
+            return agreed
+        wanted, offered = levels_in_order(levels), stages(levels_for(levels.values(), self.sources))
         fits = {path: fitting(offered, honest[path]) for path in wanted}
         distances = [[self._octaves(options, path) for options in fits[path]] for path in wanted]
         if not offered or any(math.isinf(min(row)) for row in distances):
@@ -208,10 +212,9 @@ class _Matching:
                 found |= {path: tuple(o for o in found[path] if o in shallow) or found[path] for path in served}
         for stage in (stage for j, stage in enumerate(offered) if not stage.even and j in chosen):
             served = {path: wanted[path].octaves for path, j in zip(wanted, chosen, strict=True) if offered[j] is stage}
-            if max(served.values()) > stage.level.octaves:
-                found |= {
-                    path: self._end(found[path]) for path, octaves in served.items() if octaves >= stage.level.octaves
-                }
+            least = stage.level.octaves
+            if max(served.values()) > least:
+                found |= {path: end_of(found[path], self.sources) for path, one in served.items() if one >= least}
         return found
 
     def _as_deep(self, options: tuple[str, ...], depth: float, stage: Stage) -> tuple[str, ...]:
@@ -220,13 +223,6 @@ class _Matching:
             return options
         least = min(depth, stage.reach) - 1 / 2
         return tuple(o for o in options if (self.sources[o].spec.depth or 0) >= least) or options
-
-    def _end(self, options: tuple[str, ...]) -> tuple[str, ...]:
-        """The last option of the last stage that serves a coarser target; all where some are outputs."""
-        if not all(self.sources[option].tap for option in options):
-            return options
-        listed = tuple(option for option in options if self.sources[option].listed)
-        return (listed or options)[-1:]
 
     def _octaves(self, options: Sequence[str], path: str) -> float:
         """The least change of stride, in octaves per axis."""
@@ -285,7 +281,10 @@ class _Matching:
         if least > 0:  # none has the very strides, and a tenth of an octave is no difference
             near = [option for option in options if round(octaves[option], 1) == round(least, 1)]
         near = [option for option in near if not self.sources[option].tap] or near
-        near = self._finest(near) if wanted.strides or least == 0 else self._last(near)
+        if wanted.strides or least == 0:
+            near = self._finest(near)
+        else:  # maps are averaged to a vector, as before the last layer of a classifier
+            near = [max(reversed(near), key=lambda option: self.sources[option].spec.depth or 0)]
         named = [o for o in near if self.sources[o].name == name_in(path) != "" or (o == path and not path.isdigit())]
         if len(named) == 1 and self.sources[named[0]].path.count(".") == path.count("."):
             return (named[0],)
@@ -296,10 +295,6 @@ class _Matching:
     def _finest(self, options: list[str]) -> list[str]:
         finest = min(self._cells[option] for option in options)
         return [option for option in options if self._cells[option] == finest]
-
-    def _last(self, options: list[str]) -> list[str]:
-        """The deepest of maps that are averaged to a vector, as before the last layer of a classifier."""
-        return [max(reversed(options), key=lambda option: self.sources[option].spec.depth or 0)]
 
     def _with_blocks(self, near: tuple[str, ...], options: Sequence[str], count: int) -> tuple[str, ...]:
         """Where several targets have one output as their nearest source, also the blocks before it."""

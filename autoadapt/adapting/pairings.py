@@ -6,7 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from autoadapt.adapting.aligning import WHOLE, Level, Stage
@@ -20,11 +20,14 @@ __all__ = [
     "behind_all",
     "by_names",
     "cell",
+    "end_of",
     "fitting",
     "from_shallow_to_deep",
     "is_namesake",
     "is_scored",
+    "level_by_level",
     "level_of",
+    "levels_for",
     "name_in",
     "named_alike",
     "no_deeper",
@@ -57,6 +60,8 @@ class Source:
     """Further paths of the very same tensor, as of the last hidden state in the list of all."""
     eval_only: bool = False
     """Whether it does not exist in train mode; then it serves only targets that no other output serves."""
+    alone: float | None = None
+    """The depth of an output if no other one had its stride, where outputs of one stride count as stages."""
 
     @property
     def spec(self) -> TensorSpec:
@@ -123,6 +128,21 @@ def level_of(tensor: Factored) -> Level | None:
     return Level(octaves, octaves if tensor.spec.depth is None else tensor.spec.depth, tokens)
 
 
+def levels_for(wanted: Iterable[Level], sources: Mapping[str, Source]) -> dict[str, Level]:
+    """Stride and depth of the sources that are feature maps.
+
+    Outputs of one stride count as stages of different depths, as `capture` found them, unless the old module returns
+    a single level of that stride, its coarsest: that one has no such depth, and is served by the last of those outputs.
+    """
+    found = {path: level for path, source in sources.items() if (level := level_of(source.tensor))}
+    octaves = [level.octaves for level in wanted]
+    coarsest = max((level.octaves for path, level in found.items() if not sources[path].tap), default=0.0)
+    if octaves.count(coarsest) != 1 or max(octaves) > coarsest:
+        return found
+    alone = {path: depth for path, one in sources.items() if path in found and (depth := one.alone) is not None}
+    return found | {path: replace(found[path], depth=depth) for path, depth in alone.items()}
+
+
 def as_wide(options: Sequence[str], sources: Mapping[str, Source], wanted: TensorSpec) -> list[str]:
     """The options with more channels than one for a target with more; with one for one, if an output has one.
 
@@ -173,6 +193,55 @@ def _is_sequence(spec: TensorSpec) -> bool:
     return spec.is_floating and last and not along & {"H", "W"}
 
 
+def level_by_level(
+    wanted: Mapping[str, Factored], honest: Mapping[str, Sequence[str]], sources: Mapping[str, Source]
+) -> dict[str, tuple[str, ...]]:
+    """For each of several levels the outputs of its very strides, where both modules return as many of all strides.
+
+    How often widths have doubled says less than that. Empty where the modules differ in this, or where an inner output
+    between two of these outputs is nearer to its level by an octave of depth, as where one network is dilated and the
+    other one cut.
+
+    Args:
+        wanted: The levels of the old module.
+        honest: For each of them the sources that can serve it.
+        sources: All sources.
+    """
+    able = {option for path in wanted for option in honest[path]}
+    levels = [one for one, source in sources.items() if one in able and not source.tap and level_of(source.tensor)]
+    offered = sorted(levels, key=lambda one: cell(sources[one].tensor))
+    paths = sorted(wanted, key=lambda path: cell(wanted[path]))
+    strides = [sources[one].tensor.strides for one in offered]
+    if len(paths) < 2 or strides != [wanted[path].strides for path in paths]:
+        return {}
+    if any(_is_passed(wanted[path], i, offered, sources) for i, path in enumerate(paths)):
+        return {}
+    alike = {
+        path: tuple(one for one in honest[path] if one in offered and sources[one].tensor.strides == own)
+        for path, own in zip(paths, strides, strict=True)
+    }
+    return alike if all(alike.values()) else {}
+
+
+def _is_passed(wanted: Factored, i: int, offered: Sequence[str], sources: Mapping[str, Source]) -> bool:
+    """Whether a tap between the neighbours of an output is an octave nearer to a level in depth."""
+    level, found = level_of(wanted), level_of(sources[offered[i]].tensor)
+    before = sources[offered[i - 1]].weights if i else 0
+    behind = sources[offered[i + 1]].weights if i + 1 < len(offered) else ~0
+    if level is None or found is None:
+        return False
+    outputs = {sources[one].weights for one in offered}
+    between = [
+        near
+        for one in sources.values()
+        if one.tap and one.weights not in outputs and not (before & ~one.weights or one.weights & ~behind)
+        if (near := level_of(one.tensor))
+    ]
+    depth = sources[offered[i]].alone
+    beyond = abs(level.depth - (found.depth if depth is None else depth)) - 1
+    return any(abs(level.depth - one.depth) + abs(level.octaves - one.octaves) / 2 <= beyond for one in between)
+
+
 def fitting(offered: Sequence[Stage], options: Sequence[str]) -> list[tuple[str, ...]]:
     """The options in each stage, in their own order."""
     stage_of = {source: i for i, stage in enumerate(offered) for source in stage.sources}
@@ -181,6 +250,14 @@ def fitting(offered: Sequence[Stage], options: Sequence[str]) -> list[tuple[str,
         if option in stage_of:
             found[stage_of[option]].append(option)
     return [tuple(fitting) for fitting in found]
+
+
+def end_of(options: tuple[str, ...], sources: Mapping[str, Source]) -> tuple[str, ...]:
+    """The last option of the last stage that serves a coarser target; all where some are outputs."""
+    if not all(sources[option].tap for option in options):
+        return options
+    listed = tuple(option for option in options if sources[option].listed)
+    return (listed or options)[-1:]
 
 
 def no_deeper(stage: Stage, depth: float, sources: Mapping[str, Source]) -> set[str]:

@@ -43,7 +43,8 @@ def output_sources(
     axes, names, padded = _axes(source, target, routes)
     lost = eval_only_outputs(source)
     reads = {inner.output: inner.reads for inner in source.inner if inner.reads}
-    weights = {inner.output: inner.behind for inner in source.inner if inner.output and inner.weights}
+    known = zip(source.outputs.paths, source.output_weights, strict=False)
+    weights = {path: int(bits, 16) for path, bits in known if bits}
     found = []
     heads = {_flat(inner.spec): inner.reads for inner in source.inner if inner.reads and not inner.output}
     for path, spec in source.outputs.items():
@@ -63,10 +64,17 @@ def output_sources(
                 scores=path in source.scores,
                 also=also,
                 eval_only=path in lost,
+                alone=_alone(spec, weights.get(path, 0), source.inner),
             )
         )
     order = from_shallow_to_deep(source).index
     return sorted(found, key=lambda one: order((one.path, *one.also)[-1]))
+
+
+def _alone(spec: TensorSpec, behind: int, inner: Iterable[InnerOutput]) -> float | None:
+    """The depth of an output as `capture` finds it where no other output has its stride."""
+    depths = [one.spec.depth or 0 for one in inner if one.weights and not one.behind & ~behind]
+    return max(depths, default=spec.depth) if spec.depth is not None else None
 
 
 def _flat(spec: TensorSpec) -> tuple[Dim, ...]:
