@@ -9,7 +9,7 @@ from autoadapt.calibration import workers
 from autoadapt.calibration.choosing import Choice, Solver, has_few_tokens
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
-from autoadapt.calibration.honesty import gain_over, honest_after, standard_errors
+from autoadapt.calibration.honesty import drawn_on, gain_over, honest_after, standard_errors
 from autoadapt.calibration.judging import Head, Judge, Loss, Score
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.near_copies import count_different, remark_on, seen
@@ -48,8 +48,11 @@ class _Found:
     fits: list[OutputFit]
     further: Refined | None
     score: Score | None
+    """Of maps fitted on three quarters of the images."""
+    told: Score | None
+    """The same, drawn on to all images."""
     before: Score | None
-    """Before the steps on the head."""
+    """That before the steps on the head."""
     random: Score | None
     mean_only: Score | None
     images: int
@@ -117,7 +120,23 @@ class Deciding:
             fits = [self._after(fit, p, fitting, further.held_out_maps) for p, fit in enumerate(fits)]
         score = None if reached is None else honest_after(reached, choice.score, honest)
         before, score = (None, score) if further is None else further.honest(choice.score, honest)
-        return _Found(judge, fitting, choice, fits, further, score, before, by_chance, mean_only, images, remarks)
+        told, before = self._drawn_on(judge, fitting, choice, reached, (score, before))
+        return _Found(judge, fitting, choice, fits, further, score, told, before, by_chance, mean_only, images, remarks)
+
+    @staticmethod
+    def _drawn_on(
+        judge: Judge | None,
+        fitting: Fitting,
+        choice: Choice,
+        most: Score | None,
+        scores: Sequence[Score | None],
+    ) -> list[Score | None]:
+        """What scores of maps fitted on three quarters of the images come to with all, where those of halves tell."""
+        halves = fitting.maps_of_halves(choice.recipes)
+        if judge is None or most is None or not halves:
+            return [*scores]
+        half = judge.score(halves, on_all=True)
+        return [None if one is None else drawn_on(one, most, half) for one in scores]
 
     def _described(self, found: _Found, state: State, verdict: str, *, written: bool) -> Calibration:
         fitting = found.fitting
@@ -128,7 +147,7 @@ class Deciding:
             solver=found.choice.text + (f", {found.further.text}" if found.further is not None else ""),
             chosen_by=found.choice.reason,
             outputs=tuple(found.fits),
-            head=self._said(found.score),
+            head=self._said(found.told),
             loss_name=self._loss_name(found.judge),
             random=self._said(found.random),
             mean_only=self._said(found.mean_only),

@@ -47,6 +47,7 @@ class Fitting:
         named = layers or [*map(str, range(len(moments)))]
         self._places = [[other for other, name in enumerate(named) if name == own] for own in named]
         self._known: dict[tuple[type, int, tuple[int, ...], bool], Spectrum | Factored] = {}
+        self._maps_of_few: dict[tuple[int, Recipe, tuple[int, ...]], AffineMap] = {}
         self._is_timed = False
 
     @property
@@ -164,6 +165,22 @@ class Fitting:
         """Maps for each fold that is held out, fitted on the others."""
         return {fold: self.maps(recipes, self.folds.others(fold)) for fold in self.folds.held_out}
 
+    def maps_of_halves(self, recipes: Sequence[Recipe]) -> dict[int, list[AffineMap]]:
+        """Maps fitted on either half of the folds, for each fold of the other half; none where only one is held out."""
+        if self.folds.holds_one_out:
+            return {}
+        middle = len(self.folds.numbers) // 2
+        halves = self.folds.numbers[:middle], self.folds.numbers[middle:]
+        fitted = {half: [self._map_of_few(p, recipe, half) for p, recipe in enumerate(recipes)] for half in halves}
+        return {fold: maps for half, maps in fitted.items() for fold in self.folds.numbers if fold not in half}
+
+    def _map_of_few(self, projection: int, recipe: Recipe, folds: tuple[int, ...]) -> AffineMap:
+        """The map of no more than half of the folds, kept: it is asked for twice."""
+        key = projection, recipe, folds
+        if key not in self._maps_of_few:
+            self._maps_of_few[key] = self.map(*key)
+        return self._maps_of_few[key]
+
     def constant_maps(self) -> dict[int, list[AffineMap]]:
         """Maps to the mean of the old features, for each fold that is held out that of the others."""
         return {fold: self.means(self.folds.others(fold)) for fold in self.folds.held_out}
@@ -207,8 +224,8 @@ class Fitting:
         """
         points = []
         for count in range(1, len(self.folds.numbers) - 1):
-            used = self.folds.numbers[1 : count + 1]
-            fitted = self.map(projection, recipe, used)
+            used = self.folds.numbers[-count:]
+            fitted = self._map_of_few(projection, recipe, used)
             with self._timed():
                 held = HeldOut.of(fitted, self._old_mean(projection, used), self._moments[projection][0])
             points.append((sum(images[fold] for fold in used), held.r2))

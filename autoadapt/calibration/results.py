@@ -45,8 +45,9 @@ class OutputFit(MadeByHand):
 class HeadScore(MadeByHand):
     """How far an answer of the head is from the old one, on images that were not fitted on.
 
-    It is that of maps fitted on three quarters of the images, each tried on the quarter left out. What is written is
-    fitted on all: of 32 or 128 photographs that agreed on .04 more.
+    Maps fitted on three quarters of the images are tried on the quarter left out. What is written is fitted on all: how
+    much better that is, is told from how much worse maps of one half are, the other half left out. With more than 512
+    channels, where there are no such maps, and for random adapters and the mean it is left at that of three quarters.
     """
 
     loss: float
@@ -56,7 +57,7 @@ class HeadScore(MadeByHand):
     loss_error: float | None = None
     """Standard error of the loss over these images, near copies counted once; None where it is not known."""
     agreement_error: float | None = None
-    """The same of the agreement; other photographs agreed within two of the difference's in 17 of 20 cases."""
+    """The same of the agreement; other photographs agreed within two of the difference's in 19 of 20 cases."""
 
     @property
     def cells(self) -> tuple[str, ...]:

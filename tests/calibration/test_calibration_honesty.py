@@ -12,9 +12,10 @@ from torch import nn
 from autoadapt.adapting import adapt
 from autoadapt.calibration import calibrate
 from autoadapt.calibration.folds import Folds
-from autoadapt.calibration.honesty import Gain, gain_over, honest_after, on_others, standard_errors
+from autoadapt.calibration.honesty import Gain, drawn_on, gain_over, honest_after, on_others, standard_errors
 from autoadapt.calibration.judging import Score, divergence
 from autoadapt.calibration.near_copies import count_different, descriptors, near_copies, remark_on, seen
+from autoadapt.calibration.solvers import Recipe
 
 
 def score(*losses, numbers=()):
@@ -105,6 +106,86 @@ def test_later_steps_keep_the_correction():
     assert honest_after(later, chosen, honest).losses == (0.875, 0.875)
     assert honest_after(score(0.5, 0.5, 0.25), chosen, honest).losses == (0.875, 0.875, 0.625)
     assert honest_after(later, None, None) is later
+
+
+def of_power(images, power, seed):
+    """Losses and agreements of maps fitted on so many images, where both fall with a power of these."""
+    draw = random.Random(seed)
+    shares = [draw.expovariate(1) for _ in range(32)]
+    fall = (images / 32) ** -power / fmean(shares)
+    losses, agreements = zip(*((0.3 * fall * one, 1 - 0.1 * fall * one) for one in shares), strict=True)
+    return Score(losses, agreements, (*range(32),))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.3, 1.0, 2.0])
+def test_what_falls_with_a_power_of_the_number_of_images_is_told_for_all_of_them(power):
+    half, most, everyone = (of_power(images, power, seed=0) for images in (16, 24, 32))
+    told = drawn_on(most, most, half)
+    assert told.losses == pytest.approx(everyone.losses)
+    assert told.agreements == pytest.approx(everyone.agreements)
+    assert told.numbers == most.numbers
+
+
+def test_what_was_reached_by_steps_is_drawn_on_alike():
+    half, most, later = score(3.0, 3.0), score(2.0, 2.0), score(0.5, 1.5)
+    assert drawn_on(later, most, half).loss == pytest.approx(1.0 * 3 / 4)
+
+
+def test_images_that_gained_otherwise_widen_the_error():
+    """All three means are of the same images: how surely they fall is in the spread of what is told."""
+    most, alike, unlike = score(1.0, 2.0, 3.0), score(2.0, 4.0, 6.0), score(6.0, 4.0, 2.0)
+    errors = [standard_errors(drawn_on(most, most, half), {})[0] for half in (alike, unlike)]
+    assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("half", [score(0.0, 2.0), score(math.inf, 1.0), score(math.nan, 1.0), score(-1.0, -1.0)])
+def test_what_no_power_can_lead_to_is_left_as_it_is(half):
+    most = score(1.0, 2.0)
+    assert drawn_on(most, most, half).losses == most.losses
+    assert drawn_on(score(0.0, 0.0), most, score(2.0, 2.0)).losses == (0.0, 0.0)
+
+
+class Bright(nn.Module):
+    """One place of 40 channels."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer = nn.Conv2d(3, 40, 16, stride=16)
+
+    def forward(self, x):
+        return torch.tanh(4 * self.layer(x))[..., :1, :1]
+
+
+class Noisy(nn.Module):
+    """The same turned, with noise: a map of 64 vectors has learned much of that."""
+
+    def __init__(self):
+        super().__init__()
+        self.bright = Bright()
+        self.turn = nn.Conv2d(40, 40, 1)
+
+    def forward(self, x):
+        found = self.bright(x)
+        return self.turn(found) + 0.2 * torch.sin(1e4 * found)
+
+
+def test_reports_are_about_maps_of_all_images():
+    torch.manual_seed(9)
+    old, new, classes = Noisy(), Bright(), nn.Linear(40, 5)
+    classes.weight.data.mul_(8)
+    head = nn.Sequential(nn.Flatten(), classes)
+    told, of_three_quarters = [], []
+    for seed in range(4):
+        images, others = pictures(64, seed=seed), pictures(256, seed=100 + seed)
+        net = adapt(new, like=old, inputs=images[:1], project="always")
+        found = calibrate(net, like=old, head=head, data=[images], augment=0, solver=Recipe(0.1))
+        with torch.no_grad():
+            real = float(divergence(head(net(others)), head(old(others)), 256)[0].mean())
+        told.append(math.log(found.head.loss / real))
+        of_three_quarters.append(math.log(found.trials[0].score / real))
+    assert fmean(of_three_quarters) > 0.2
+    assert abs(fmean(told)) < fmean(of_three_quarters) / 2
 
 
 @pytest.mark.parametrize(
