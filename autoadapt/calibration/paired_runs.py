@@ -129,12 +129,8 @@ class Pair:
         self._old = with_old(net, like, at, self._passes)
         self._old_backbone = self._old.get_submodule(at) if at else self._old
         if isinstance(self._old_backbone, torch.jit.ScriptModule):
-            fault = Mismatch(
-                "like",
-                "a module in Python",
-                "a ScriptModule, which takes no hooks",
-                "like=the module that was scripted",
-            )
+            remedy = "like=the module that was scripted"
+            fault = Mismatch("like", "a module in Python", "a ScriptModule, which takes no hooks", remedy)
             raise CalibrationError("the old module is compiled, so that it cannot be watched", [fault])
         if device is not None:
             self.new.to(device)

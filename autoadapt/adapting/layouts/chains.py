@@ -60,11 +60,7 @@ def chain(
     have, want = whole(have, want), whole(want, have)
     if any((*want.prefixes, *want.suffixes)):
         return _with_extra(have, want, target, project=project, learned=learned)
-    drops = (
-        *(DropPrefix(axis=axis, count=count) for axis, count in enumerate(have.prefixes) if count),
-        *(DropPrefix(axis=axis, count=count, at_end=True) for axis, count in enumerate(have.suffixes) if count),
-    )
-    forced = project and learned
+    drops, forced = _drops(have), project and learned
     have, want = (with_one_channel(*pair, project=forced) for pair in ((have, want), (want, have)))
     assigned = assign(have.atoms, want.atoms)
     if isinstance(assigned, Refusal):
@@ -78,6 +74,17 @@ def chain(
         return cast
     steps = arranged(assigned, project=forced)
     return steps if isinstance(steps, Refusal) else (*drops, *steps, *cast)
+
+
+def _drops(have: Factored) -> tuple[DropPrefix, ...]:
+    """The steps that drop what stands before and behind cells."""
+    ends = ((False, have.prefixes), (True, have.suffixes))
+    return tuple(
+        DropPrefix(axis=axis, count=count, at_end=at_end)
+        for at_end, counts in ends
+        for axis, count in enumerate(counts)
+        if count
+    )
 
 
 def _first(

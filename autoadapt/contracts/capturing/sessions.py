@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -100,7 +100,7 @@ class Session:
         check_grids(grid, self._module, self._first)
 
     def signature(self) -> Signature:
-        base, steps, solution, unread = self._solved()
+        first, (base, steps, solution, unread) = self._first, self._solved()
         legal = self._runs.legal(varying := steps | self._runs.fixed_image(steps), solution, base)
         measured = self._measured(solution, legal, steps)
         solution = solution.as_seen(measured.maps)
@@ -112,40 +112,51 @@ class Session:
         told = self._told(solution, measured, followed := self._runs.followed(base, steps))
         trained, raised = in_train_mode(self._probe, self._runs.axes.shapes(base))  # late, since it may change the copy
         run = self._first if self._needs_values else confirmed.observed
-        leaves = depths.on_outputs(self._output_specs(solution, roles, told))
-        seen = telling_outputs(self._module, self._arguments, run) if run is not None else ()
-        leaves = with_held(leaves, seen, agreed_bounds([found for _, found in followed], len(leaves)))
+        leaves = self._with_held(depths.on_outputs(self._output_specs(solution, roles, told)), run, followed)
         inner = inner_outputs(self._module, self._inner_specs(solution, told), self._first, self._returned())
-        name, origin = called(self._module)
         return Signature(
-            name=" ".join(visible(name).split()),
-            origin=origin,
+            **self._told_without_a_run(),
             inputs=(inputs := Values(tree=self._tree, leaves=self._input_specs(varying, masks))),
             statistics=statistics_told(self._module, inputs),
-            positional=self._arguments.positional,
-            parameters=parameters_of(self._module, self._arguments),
-            outputs=(outputs := Values(tree=self._first.tree, leaves=leaves)),
+            outputs=(outputs := Values(tree=first.tree, leaves=leaves)),
             axes=legal,
-            filled=dict(self._first.filled) | replaced,
+            filled=dict(first.filled) | replaced,
             replaced_when_empty=tuple(replaced),
             written=self._written(trained),
             invariants=gatherings,
             masks=masks,
             looks_ahead=self._looks_ahead(solution, masks),
             unverified=solution.unverified,
-            contiguous=self._contiguous(),
+            contiguous=tuple(name for name, dense in zip(first.paths, first.contiguous, strict=True) if dense),
             value_ranges=value_ranges(tensors_in),
             inner=depths.on_inner(inner),
             scores=class_scores(self._module, outputs, inner),
-            weights=tuple(p.numel() for p in self._module.parameters()) if self._first.inner else (),
             shallow_first=depths.shallow_first(outputs),
-            output_weights=depths.weights() if self._first.inner else (),
-            dilated_by=argument_that_dilates(self._module),
+            output_weights=depths.weights() if first.inner else (),
             unread_tokens=unread or disordered(self._module, measured.orders),
             train_outputs=train_outputs(trained, self._runs.run(base)),
             raises_in_training=raised,
             **{told: getattr(confirmed, told) for told in ("unconfirmed", "contradictions", "not_finite", "drawn")},
         )
+
+    def _told_without_a_run(self) -> dict[str, Any]:
+        """Fields of the signature that the module and its call tell by themselves."""
+        name, origin = called(self._module)
+        return {
+            "name": " ".join(visible(name).split()),
+            "origin": origin,
+            "positional": self._arguments.positional,
+            "parameters": parameters_of(self._module, self._arguments),
+            "weights": tuple(p.numel() for p in self._module.parameters()) if self._first.inner else (),
+            "dilated_by": argument_that_dilates(self._module),
+        }
+
+    def _with_held(
+        self, specs: tuple[TensorSpec, ...], run: Observation | None, followed: Sequence[Run]
+    ) -> tuple[TensorSpec, ...]:
+        """Output specs with the values that they hold and the bounds of these, as the runs show them."""
+        seen = telling_outputs(self._module, self._arguments, run) if run is not None else ()
+        return with_held(specs, seen, agreed_bounds([found for _, found in followed], len(specs)))
 
     @property
     def draws(self) -> bool:
@@ -182,8 +193,7 @@ class Session:
         return base, steps, *self._with_grids(solution)
 
     def _refuse_stored(self, observed: Observation) -> None:
-        names = observed.paths
-        refuse_stored(type(self._module).__name__, dict(zip(names, observed.kinds, strict=True)))
+        refuse_stored(type(self._module).__name__, dict(zip(observed.paths, observed.kinds, strict=True)))
 
     def _confirmed(self, contract: Contract, base: Mapping[str, int], ran: ImagePass | None) -> Confirmation:
         """The real runs that confirm what was found, or contradict it.
@@ -247,10 +257,8 @@ class Session:
     def _observed_inside(self) -> tuple[Mapping[InnerKey, InnerLeaf], Collection[str]]:
         """The inner outputs, and the paths of attention modules."""
         try:
-            again = not self._first.inner
-            found = (
-                Probe(self._module, self._arguments, real=self._probe.real, inner=True).run() if again else self._first
-            )
+            if not (found := self._first).inner:
+                found = Probe(self._module, self._arguments, real=self._probe.real, inner=True).run()
         except ProbeError:
             return {}, ()
         return found.inner, found.attending
@@ -290,9 +298,6 @@ class Session:
             dict(zip(path_texts(self._tree), observed.inputs, strict=True)),
             dict(zip(self._first.paths, observed.tensors, strict=True)),
         )
-
-    def _contiguous(self) -> tuple[str, ...]:
-        return tuple(name for name, ordered in zip(self._first.paths, self._first.contiguous, strict=True) if ordered)
 
     def _depths(self, base: Mapping[str, int], steps: Steps) -> Depths:
         """The depths of all tensors, traced at the first of `sizes_for_depths` that runs."""
