@@ -102,7 +102,7 @@ def _is_clear(spec: TensorSpec, axes: Sequence[int]) -> bool:
 
 
 def thinned(
-    sources: Sequence[Source], wanted: Values, how: Thinning, *, seed: int = 0, sequence: bool = False
+    sources: Sequence[Source], wanted: Values, how: Thinning, *, sequence: bool = False
 ) -> tuple[list[Source], dict[str, Thin]]:
     """The sources with the wanted numbers of points, and the operation for each that is thinned.
 
@@ -112,7 +112,6 @@ def thinned(
         sources: The sources of the new module, marked.
         wanted: The outputs of the contract, marked.
         how: How points are chosen.
-        seed: The seed of a random choice.
         sequence: Whether points without coordinates are tokens of a sequence, which are thinned only if `how` is given.
     """
     have = {_count(source.spec) for source in sources} - {None}
@@ -124,7 +123,7 @@ def thinned(
         group = [source for source in sources if _count(source.spec) in larger[:1]]
         told = how != "farthest" or not sequence or any(source.spec.role == "coordinate" for source in group)
         if group and told:
-            steps |= _steps(group, larger[0], count, how, seed)
+            steps |= _steps(group, larger[0], count, how)
     return [_after(source, steps.get(source.path)) for source in sources], steps
 
 
@@ -136,7 +135,7 @@ def _is_taken(size: int, steps: dict[str, Thin]) -> bool:
     return any(step.source == size for step in steps.values())
 
 
-def _steps(group: Sequence[Source], source: int, count: int, how: Thinning, seed: int) -> dict[str, Thin]:
+def _steps(group: Sequence[Source], source: int, count: int, how: Thinning) -> dict[str, Thin]:
     """One choice for a whole cloud; farthest points need coordinates, so without any the first points are taken."""
     coordinates = [one for one in group if one.spec.role == "coordinate"]
     by = (coordinates or list(group))[0]
@@ -149,7 +148,6 @@ def _steps(group: Sequence[Source], source: int, count: int, how: Thinning, seed
             how=chosen,
             points=by.path,
             points_axis=by.spec.points or 0,
-            seed=seed,
         )
         for one in group
     }

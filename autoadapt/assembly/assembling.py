@@ -21,7 +21,7 @@ from autoadapt.assembly.making import full_name, made
 from autoadapt.assembly.models import AssembledModel, Feed, Pick, Step
 from autoadapt.assembly.part_inputs import give, hold_expected, infer_channels
 from autoadapt.assembly.preprocessors import RegisteredPreprocessor
-from autoadapt.assembly.producers import meta_inputs, pinned
+from autoadapt.assembly.producers import pinned
 from autoadapt.assembly.references import Reference, Wiring, keys_of, wire
 from autoadapt.assembly.registry import PARTS, Part, Registry
 from autoadapt.assembly.resolving import report_of, resolved_config, resolved_part
@@ -30,6 +30,7 @@ from autoadapt.assembly.weight_files import load_weights
 from autoadapt.assembly.whole_channels import check_channels
 from autoadapt.assembly.wholes import adapt_to_whole, build_whole, taken_by
 from autoadapt.contracts.capturing import capture
+from autoadapt.contracts.capturing.arguments import meta_tensors
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import rebuild
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch
@@ -266,7 +267,7 @@ class _Assembling:
         if not text:
             return
         try:
-            module(*self._tried(given), *meta_inputs([TensorSpec.parse(text)], self._session.sizes))
+            module(*self._tried(given), *meta_tensors([TensorSpec.parse(text)], self._session.sizes))
         except Exception as error:
             specs = ", ".join(str(taken.spec) for argument in given for taken in argument.taken)
             where, expected = self._session.where(name, "target"), f"a target that fits {specs}"
@@ -276,7 +277,7 @@ class _Assembling:
         """The arguments of a part on the meta device."""
 
         def argument(one: Argument) -> Any:
-            tensors = meta_inputs([taken.spec for taken in one.taken], self._session.sizes)
+            tensors = meta_tensors([taken.spec for taken in one.taken], self._session.sizes)
             if one.whole is not None:
                 return rebuild(one.whole.signature.outputs.tree, tensors)
             values = {str(i): tensor for i, tensor in enumerate(tensors)}

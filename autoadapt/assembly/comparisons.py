@@ -23,8 +23,10 @@ from autoadapt.errors import AdaptError, AssemblyError, Mismatch
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 
-__all__ = ["Comparison", "Measured", "compare"]
+__all__ = ["FIGURES", "Comparison", "Measured", "compare"]
 
+FIGURES = ("params", "adapters", "mul-adds", "ms", "MiB", "peak")
+"""Titles of what is measured of a backbone."""
 _MOST_PEAK = 1 << 29
 """Bytes of inputs and of what is alive at once of one sample, where it is measured."""
 
@@ -44,6 +46,20 @@ class Measured(MadeByHand):
     report: Assembly | None = None
     fault: str = ""
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """What it costs, as `FIGURES` names it; dashes where it does not fit."""
+        if self.fault:
+            return ("-",) * len(FIGURES)
+        return (
+            human_count(self.parameters),
+            human_count(self.adapter_parameters) if self.report and self.report.plans else "none",
+            human_count(self.multiply_adds),
+            f"{self.seconds * 1000:.1f}",
+            f"{self.weight_bytes / 2**20:.1f}",
+            f"{self.peak_bytes / 2**20:.2f}",
+        )
+
 
 class Comparison(Shown, Dated, MadeByHand):
     """The same config with several backbones. `str()` is a table."""
@@ -51,6 +67,12 @@ class Comparison(Shown, Dated, MadeByHand):
     schema_version: Literal[1] = 1
     rows: tuple[Measured, ...]
     threads: int
+
+    @property
+    def legend(self) -> str:
+        """What the figures are."""
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        return f"one sample, {threads}; ms: median of 5; MiB: of weights; peak: MiB beside them"
 
     @property
     def changes(self) -> tuple[tuple[str, str, str], ...]:
@@ -69,10 +91,8 @@ class Comparison(Shown, Dated, MadeByHand):
         return f"{sum(not row.fault for row in self.rows)} of {len(self.rows)} backbones fit"
 
     def __str__(self) -> str:
-        head = ("backbone", "params", "adapters", "mul-adds", "ms", "MiB", "peak")
-        lines = columns([head, *map(_row, self.rows)], align="lrrrrrr")
-        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
-        lines.append(f" one sample, {threads}; ms: median of 5; MiB: of weights; peak: MiB beside them")
+        rows = [("backbone", *FIGURES), *((row.backbone, *row.figures) for row in self.rows)]
+        lines = [*columns(rows, align="lrrrrrr"), f" {self.legend}"]
         lines += columns([("changed", *change) for change in self.changes])
         for row in self.rows:
             if row.fault:
@@ -92,20 +112,6 @@ def _said(given: Given) -> str:
 def _at_equal_channels(expected: Given, found: Given) -> str:
     channels = found.spec.dims[1:2]
     return f", though the channels agree ({channels[0]})" if expected.spec.dims[1:2] == channels else ""
-
-
-def _row(row: Measured) -> tuple[str, ...]:
-    if row.fault:
-        return (row.backbone, *("-",) * 6)
-    return (
-        row.backbone,
-        human_count(row.parameters),
-        human_count(row.adapter_parameters) if row.report and row.report.plans else "none",
-        human_count(row.multiply_adds),
-        f"{row.seconds * 1000:.1f}",
-        f"{row.weight_bytes / 2**20:.1f}",
-        f"{row.peak_bytes / 2**20:.2f}",
-    )
 
 
 def compare(

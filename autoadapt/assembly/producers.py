@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 
-import torch
 from torch import nn
 
 from autoadapt.adapting.building import built
@@ -19,7 +18,7 @@ from autoadapt.contracts.signature import AxisSizes, Centres, Signature, TensorS
 from autoadapt.contracts.trees import Key, paths
 from autoadapt.errors import Mismatch, nearest
 
-__all__ = ["Demand", "Producer", "meta_inputs", "pinned", "with_even_cells"]
+__all__ = ["Demand", "Producer", "pinned", "with_even_cells"]
 
 
 @dataclass(frozen=True)
@@ -189,11 +188,6 @@ def _unremarked(made: Plan) -> Plan:
     said = "chosen by the caller"
     routes = (r.model_copy(update={"remark": r.remark.removeprefix(said).removeprefix("; ")}) for r in made.routes)
     return made.model_copy(update={"routes": tuple(routes)})
-
-
-def meta_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> list[torch.Tensor]:
-    """Tensors of given specs without storage."""
-    return [torch.empty(spec.shape(sizes), dtype=spec.torch_dtype, device="meta") for spec in specs]
 
 
 def pinned(

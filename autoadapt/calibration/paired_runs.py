@@ -26,6 +26,7 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, within_wrapper
 from autoadapt.errors import AdaptError, CalibrationError, CaptureError, Mismatch
+from autoadapt.files.reading import one_line
 from autoadapt.sources import as_module
 from autoadapt.swapping.stand_ins import Levels, first_path, passes_of
 
@@ -386,9 +387,4 @@ def explained(where: str, expected: str, remedy: str = "") -> Iterator[None]:
         faults = error.mismatches or (Mismatch(where, expected, error.summary),)
         raise CalibrationError(f"{where} failed", faults) from error
     except Exception as error:
-        raise CalibrationError(f"{where} failed", [Mismatch(where, expected, _first_line(error), remedy)]) from error
-
-
-def _first_line(error: BaseException) -> str:
-    """Kind and first line of an error."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
+        raise CalibrationError(f"{where} failed", [Mismatch(where, expected, one_line(error), remedy)]) from error

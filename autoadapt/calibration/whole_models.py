@@ -10,7 +10,7 @@ from torch import nn
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.calibration.sharded import is_sharded, whole_copy
 from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import clone_buffers, copy_module, eval_copy
 from autoadapt.errors import CalibrationError, Mismatch, nearest
 from autoadapt.swapping.passes import Passes
 
@@ -39,13 +39,13 @@ def find_adapted(net: nn.Module, at: str | None) -> AdaptedModule:
 def with_old(net: nn.Module, like: nn.Module, at: str | None, passes: Passes | None) -> nn.Module:
     """The old model: `like`, or the bigger model with it where the adapted module is; copies in eval mode."""
     if not at or _is_whole(net, like, [at] if passes is None else passes.handing.paths):
-        return like if is_sharded(like) else in_eval_mode(copy_module(like, clone_buffers))
+        return like if is_sharded(like) else eval_copy(like)
     if passes is not None:
         fault = Mismatch("like", "the whole old model", f"a {type(like).__name__}", "like=old_model")
         raise CalibrationError("a region is calibrated with the model that it was a part of", [fault])
     around = whole_copy(net, without=find_adapted(net, at)) if is_sharded(net) else copy_module(net, clone_buffers)
     model = in_eval_mode(around)
-    own = like if is_sharded(like) else in_eval_mode(copy_module(like, clone_buffers))
+    own = like if is_sharded(like) else eval_copy(like)
     model.set_submodule(_wrapped(net, like, at) or at, own)
     return model
 

@@ -168,10 +168,10 @@ def _example(made: nn.Module) -> object:
 
     if not isinstance(made, AdaptedModule):
         specs = [TensorSpec.parse(text.rpartition("=")[2]) for text in call_of(made)]
-        refuse_invented(bytes_of(specs, {}), "inputs", "--input 'f32[1, 3, 64, 64]'")
+        refuse_invented(bytes_of(specs, {}), "--input 'f32[1, 3, 64, 64]'")
         return read_inputs(call_of(made))
     signature, generator = made.signature, torch.Generator().manual_seed(0)
-    refuse_invented(bytes_of(signature.inputs.leaves, signature.sizes()), "inputs", "--input 'f32[1, 3, 64, 64]'")
+    refuse_invented(bytes_of(signature.inputs.leaves, signature.sizes()), "--input 'f32[1, 3, 64, 64]'")
     shapes = [(spec.shape(signature.sizes()), spec) for spec in signature.inputs.leaves]
     tensors = [
         torch.randn(shape, generator=generator).to(spec.torch_dtype)

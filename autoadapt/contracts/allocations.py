@@ -26,24 +26,21 @@ def bytes_of(specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> int:
     return sum(math.prod(max(size, 0) for size in one.shape(sizes)) * one.torch_dtype.itemsize for one in specs)
 
 
-def refuse_invented(
-    count: int, where: str, remedy: str, error: type[AdaptError] = AdaptError, *, most: int = MOST_INVENTED
-) -> None:
+def refuse_invented(count: int, remedy: str, *, most: int = MOST_INVENTED) -> None:
     """Refuse a run on invented inputs that takes too much memory.
 
     Args:
         count: Bytes that it takes.
-        where: The place, for the error.
         remedy: The remedy, for the error.
-        error: The exception to raise.
         most: Bytes that it may take.
 
     Raises:
         AdaptError: It takes more.
     """
     if count > most:
-        fault = Mismatch(where, f"at most {in_words(most)} for invented inputs and outputs", in_words(count), remedy)
-        raise error("the tensors are too large to be invented", [fault])
+        expected = f"at most {in_words(most)} for invented inputs and outputs"
+        fault = Mismatch("inputs", expected, in_words(count), remedy)
+        raise AdaptError("the tensors are too large to be invented", [fault])
 
 
 def in_words(count: int) -> str:

@@ -19,9 +19,8 @@ from autoadapt.contracts.caches import OutsideCaches, apart
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.meta_device import on_the_meta_device
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten, rebuild
-from autoadapt.contracts.views import aliased, clone_buffers, copy_module, on_meta
+from autoadapt.contracts.views import aliased, copy_module, eval_copy, on_meta
 
 __all__ = [
     "Cost",
@@ -66,7 +65,7 @@ def cost_of(module: nn.Module, inputs: object, *, repeats: int = 5) -> Cost:
         >>> found.multiply_adds, found.peak_bytes, found.weight_bytes
         (21600, 3200, 896)
     """
-    copied = in_eval_mode(copy_module(module, clone_buffers))
+    copied = eval_copy(module)
     arguments = with_values(bind(copied, inputs))
     weights = [*copied.parameters(), *copied.buffers()]
     with torch.no_grad():
@@ -96,7 +95,7 @@ def cost_without_values(module: nn.Module, inputs: object) -> Cost:
     """
     weights = [*module.parameters(), *module.buffers()]
     return Cost(
-        multiply_adds=multiply_adds_of(in_eval_mode(copy_module(module, on_meta)), bind(module, inputs)),
+        multiply_adds=multiply_adds_of(eval_copy(module, on_meta), bind(module, inputs)),
         weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
         peak_bytes=peak_without_values(module, inputs),
         seconds=0.0,
@@ -117,7 +116,7 @@ def peak_without_values(module: nn.Module, inputs: object) -> int:
         >>> peak_without_values(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 10, 10, device="meta"))
         3200
     """
-    copied = in_eval_mode(copy_module(module, on_meta))
+    copied = eval_copy(module, on_meta)
     given = bind(copied, inputs)
     tree, tensors = flatten(given.values)
     tensors = [tensor.to("meta") for tensor in tensors]

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from autoadapt.contracts.closures import Closures
 from autoadapt.contracts.deep_copies import deep_copy
 from autoadapt.contracts.instances import parts_of, tensors_of
+from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.shape_rules import ShapeRules
 from autoadapt.contracts.uncopyable import first_uncopyable, stand_ins
 from autoadapt.contracts.unfit import refuse_unfit
@@ -26,6 +27,7 @@ __all__ = [
     "copy_module",
     "cut",
     "duplicate",
+    "eval_copy",
     "keep_modes",
     "on_meta",
     "refuse_scripts",
@@ -119,6 +121,19 @@ def copy_module(module: nn.Module, copy_tensor: TensorCopy) -> nn.Module:
     _refuse_itself(original, copied)
     keep_modes(original, copied)
     return copied
+
+
+def eval_copy(module: nn.Module, copy_tensor: TensorCopy | None = None) -> nn.Module:
+    """A copy of a module in eval mode, to be run: by default over its parameters, with buffers of its own.
+
+    Args:
+        module: The original.
+        copy_tensor: As for `copy_module`; `clone_buffers`, if left out.
+
+    Raises:
+        CaptureError: The module cannot be copied.
+    """
+    return in_eval_mode(copy_module(module, copy_tensor or clone_buffers))
 
 
 def duplicate(module: nn.Module) -> nn.Module:

@@ -14,9 +14,8 @@ from autoadapt.calibration.judging import Head, copied_head, divergence
 from autoadapt.calibration.paired_runs import explained
 from autoadapt.calibration.samples import cut, joined
 from autoadapt.contracts.capturing import Arguments, bind
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import eval_copy
 
 __all__ = ["Batch", "HeldOut", "first_of", "gathered", "split"]
 
@@ -101,7 +100,7 @@ class HeldOut:
     def __init__(self, batches: Sequence[Batch], old: nn.Module, head: Head) -> None:
         self._batches = batches
         self._head = copied_head(head)
-        self._answers = [*self._answered(in_eval_mode(copy_module(old, clone_buffers)), "old backbone")]
+        self._answers = [*self._answered(eval_copy(old), "old backbone")]
         self.images = sum(batch.images for batch in batches)
         flat = [tensor for answer in self._answers for tensor in flatten(answer)[1]]
         self.checksum = sum(float(tensor.double().sum()) for tensor in flat)

@@ -17,8 +17,9 @@ from autoadapt.adapting.planning import Fit
 from autoadapt.adapting.planning.plans import one_sample
 from autoadapt.calibration.judging import Head
 from autoadapt.contracts.capturing import Arguments, Resolution, told_inputs
+from autoadapt.contracts.capturing.arguments import meta_call
 from autoadapt.contracts.signature import Signature, describe, dtype_name
-from autoadapt.contracts.trees import flatten, rebuild
+from autoadapt.contracts.trees import flatten
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.errors.given import check_callable
 from autoadapt.files.writing import check_place
@@ -161,13 +162,10 @@ def _example(old: object, inputs: object, fitted: Sequence[Batch]) -> object:
 
 def _from(signature: Signature) -> object:
     """A call of the size that a saved signature was probed at, of one sample, on the meta device."""
-    sizes = one_sample(signature.sizes())
-    shapes = [(spec.shape(sizes), spec.torch_dtype) for spec in signature.inputs.leaves]
-    if not shapes:
+    if not signature.inputs.leaves:
         fault = Mismatch("inputs", "an example call", "none, and the signature has none", "inputs=torch.zeros(...)")
         raise RankingError("nothing says what a pass is given", [fault])
-    tensors = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes]
-    return Arguments(rebuild(signature.inputs.tree, tensors), signature.positional)
+    return meta_call(signature, one_sample(signature.sizes()))
 
 
 def _images(

@@ -25,6 +25,7 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.views import copy_module, on_meta
 from autoadapt.errors import AdaptError
+from autoadapt.files.reading import one_line
 from autoadapt.ranking.candidates import Candidate
 from autoadapt.ranking.image_batches import Batch, HeldOut, first_of
 from autoadapt.ranking.results import Ranked
@@ -88,8 +89,7 @@ def tried(candidate: Candidate, place: Place) -> Ranked:
     except AdaptError as error:
         row = refused(candidate, error)
     except (Exception, SystemExit) as error:  # a script that ends itself would end the caller
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
-        row = Ranked(source=candidate.name, refused=said)
+        row = Ranked(source=candidate.name, refused=one_line(error))
     finally:
         gc.collect()  # modules are cycles of references, and there are many of them to come
     return row.model_copy(update={"took": time.perf_counter() - started})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoadapt.assembly import Assembly, Comparison, Config, write_yaml
-from autoadapt.assembly.comparisons import Measured
+from autoadapt.assembly.comparisons import FIGURES
 from autoadapt.assembly.results import PartReport
 from autoadapt.reports.plan_section import plan_section
 from autoadapt.showing import Cell, Code, Column, Facts, Name, Section, Table, section_of
@@ -50,25 +50,8 @@ def config_section(config: Config) -> Section:
 @section_of.register
 def comparison_section(made: Comparison) -> Section:
     """What each backbone costs, what changes with it, and why one does not fit."""
-    titles = ("params", "adapters", "mul-adds", "ms", "MiB", "peak")
-    columns = (Column("backbone"), *(Column(title, right=True) for title in titles))
-    threads = f"{made.threads} thread{'s' if made.threads != 1 else ''}"
-    measured = f"one sample, {threads}; ms: median of 5; MiB: of weights; peak: MiB beside them"
-    facts = Facts((("measured", measured), *(("changed", Name("  ".join(change))) for change in made.changes)))
+    columns = (Column("backbone"), *(Column(title, right=True) for title in FIGURES))
+    facts = Facts((("measured", made.legend), *(("changed", Name("  ".join(change))) for change in made.changes)))
     unfit = (Section("does not fit", row.backbone, (Code(row.fault),)) for row in made.rows if row.fault)
-    table = Table(columns, tuple(map(_row, made.rows)))
+    table = Table(columns, tuple((Name(row.backbone, strong=True), *row.figures) for row in made.rows))
     return Section("Comparison", f"{len(made.rows)} backbones", (table, facts, *unfit))
-
-
-def _row(row: Measured) -> tuple[Cell, ...]:
-    if row.fault:
-        return (Name(row.backbone, strong=True), *("–",) * 6)
-    return (
-        Name(row.backbone, strong=True),
-        human_count(row.parameters),
-        human_count(row.adapter_parameters) if row.report and row.report.plans else "none",
-        human_count(row.multiply_adds),
-        f"{row.seconds * 1000:.1f}",
-        f"{row.weight_bytes / 2**20:.1f}",
-        f"{row.peak_bytes / 2**20:.2f}",
-    )

@@ -17,11 +17,10 @@ from torch import nn
 
 from autoadapt.adapting.planning import ToldChannels, ToldStatistics
 from autoadapt.contracts.capturing.told_statistics import told_statistics
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Statistics, channel_names
 from autoadapt.contracts.trees import flatten, rebuild
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import eval_copy
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.swapping.watching import Example
 
@@ -114,7 +113,7 @@ class _Place:
 
     @classmethod
     def of(cls, model: nn.Module, example: Example, path: str, channels: int | None) -> _Place:
-        return cls(in_eval_mode(copy_module(model, clone_buffers)), example, path, frozenset({1, 3, 4, channels or 3}))
+        return cls(eval_copy(model), example, path, frozenset({1, 3, 4, channels or 3}))
 
 
 def _arriving(place: _Place, given: Statistics) -> Statistics | None:

@@ -13,10 +13,9 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.costs import multiply_adds_by_part
 from autoadapt.contracts.facts import MadeByHand
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import flatten, rebuild
-from autoadapt.contracts.views import aliased, copy_module
+from autoadapt.contracts.views import aliased, copy_module, eval_copy
 from autoadapt.errors import BuildError
 from autoadapt.showing.tables import columns, human_count
 from autoadapt.swapping.folding.narrowing import narrowing
@@ -117,7 +116,7 @@ def narrowed(model: nn.Module, path: str, call: Arguments) -> nn.Module:
 
 def _lines(state: Folded, members: Collection[str], call: Arguments) -> Iterator[CostLine]:
     with contextlib.suppress(Exception), quiet():  # whatever a model raises without values
-        model = in_eval_mode(copy_module(state.make(), aliased))
+        model = eval_copy(state.make(), aliased)
         parts = [model.get_submodule(path) for path in members]
         nets = [(path, one) for path, one in zip(members, parts, strict=True) if isinstance(one, AdaptedModule)]
         layers = [f"{path}.adapters.{name}" for path, net in nets for name, _ in net.adapters.named_children()]

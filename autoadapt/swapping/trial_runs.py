@@ -15,10 +15,9 @@ from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification import Check, verify_step
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.arguments import bind_call
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import flatten, rebuild
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import clone_buffers, copy_module, eval_copy
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.files.reading import one_line
 from autoadapt.swapping.model_outputs import broken_invariants, differences, moving_sizes
@@ -217,7 +216,7 @@ def _with_another_last(tensor: torch.Tensor, batch: int) -> torch.Tensor:
 
 def _outputs(module: nn.Module, arguments: Arguments) -> list[torch.Tensor]:
     with quiet():
-        return flatten(arguments.call(in_eval_mode(copy_module(module, clone_buffers))))[1]
+        return flatten(arguments.call(eval_copy(module)))[1]
 
 
 def _noise(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,9 @@ from torch.testing._comparison import default_tolerances
 from autoadapt.adapting.verification.sessions import Session, differing_tree, said
 from autoadapt.contracts.capturing import Arguments, bind, capture, told_example
 from autoadapt.contracts.instances import check_module
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import flatten, path_text, paths
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import eval_copy
 from autoadapt.errors import AdaptError
 from autoadapt.testing.differences import Flat
 
@@ -101,4 +100,4 @@ def _compare(net: nn.Module, expected: Flat, found: Flat, at: str, rtol: float |
 
 def _returned(module: nn.Module, arguments: Arguments) -> Flat:
     with quiet(), torch.no_grad():
-        return flatten(arguments.fresh().call(in_eval_mode(copy_module(module, clone_buffers))))
+        return flatten(arguments.fresh().call(eval_copy(module)))

@@ -13,12 +13,13 @@ from autoadapt.adapting.building.trials import Trial
 from autoadapt.adapting.planning import CutCost, Plan
 from autoadapt.contracts.caches import OutsideCaches, apart
 from autoadapt.contracts.capturing import Arguments
+from autoadapt.contracts.capturing.arguments import meta_call
 from autoadapt.contracts.leaves import place_of_tap
 from autoadapt.contracts.meta_device import on_the_meta_device
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.tapping import hand_on_copies, takes_what_is_read, tap
-from autoadapt.contracts.trees import flatten, path_texts, rebuild
+from autoadapt.contracts.trees import flatten, path_texts
 from autoadapt.contracts.views import cut
 from autoadapt.errors import BuildError, Mismatch
 
@@ -84,10 +85,7 @@ class MetaRun:
             ValueError: An output has another shape than in the plan.
         """
         sizes = self._source.sizes() | ({} if batch is None else {"B": batch})
-        tensors = [
-            torch.empty(spec.shape(sizes), dtype=spec.torch_dtype, device="meta") for spec in self._source.inputs.leaves
-        ]
-        arguments = Arguments(rebuild(self._source.inputs.tree, tensors), self._source.positional)
+        arguments = meta_call(self._source, sizes)
         with undisturbed(None), on_the_meta_device(self._backbone, self._caches), torch.set_grad_enabled(True):
             try:
                 tree, returned = flatten(apart(arguments.call, module))

@@ -13,8 +13,7 @@ from autoadapt.adapting import layers
 from autoadapt.adapting.building.cutting import MetaRun
 from autoadapt.adapting.operations import Channels
 from autoadapt.adapting.planning import InputRoute, Plan, source_as_built
-from autoadapt.contracts.modes import in_eval_mode
-from autoadapt.contracts.views import copy_module, on_meta
+from autoadapt.contracts.views import eval_copy, on_meta
 
 __all__ = ["with_stems"]
 
@@ -96,7 +95,7 @@ def _is_linear(layer: Conv, step: Channels) -> bool:
 def _runs(backbone: nn.Module, run: MetaRun) -> bool:
     """Whether a view runs on the meta device and returns the planned shapes."""
     try:
-        run(in_eval_mode(copy_module(backbone, on_meta)))
+        run(eval_copy(backbone, on_meta))
     except Exception:  # whatever a model raises
         return False
     return True

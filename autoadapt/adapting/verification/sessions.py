@@ -20,10 +20,9 @@ from autoadapt.contracts.allocations import MOST_INVENTED, bytes_of, refuse_inve
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.capturing.likely_masks import with_lengths
 from autoadapt.contracts.capturing.roles import holds
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, dtype_name, mask_at, range_at
 from autoadapt.contracts.trees import Container, Slot, Tree, flatten, path_texts, rebuild
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import eval_copy
 from autoadapt.errors import AdaptError, Mismatch
 
 __all__ = ["NotApplicableError", "Session", "differing_tree", "said"]
@@ -94,7 +93,7 @@ class Session:
 
     def copy(self) -> nn.Module:
         """A copy that shares the parameters and has its own buffers, in eval mode."""
-        return in_eval_mode(copy_module(self.net, clone_buffers))
+        return eval_copy(self.net)
 
     @functools.cached_property
     def shared(self) -> nn.Module:
@@ -138,7 +137,7 @@ class Session:
         while (count := self._bytes_at({**sizes, **({"B": batch} if "B" in axes else {})})) > MOST_INVENTED // 2:
             smaller = {name: axes[name].near(size // 2) for name, size in sizes.items()}
             if not any(smaller[name] < size for name, size in sizes.items()):
-                refuse_invented(count, "inputs", "inputs=an example call", most=MOST_INVENTED // 2)
+                refuse_invented(count, "inputs=an example call", most=MOST_INVENTED // 2)
             sizes = {name: min(size, smaller[name]) for name, size in sizes.items()}
         return sizes
 
@@ -168,7 +167,7 @@ class Session:
             AdaptError: They have to be invented and would take too much memory.
         """
         if self._is_invented:
-            refuse_invented(self._bytes_at(sizes), "inputs", "inputs=an example call")
+            refuse_invented(self._bytes_at(sizes), "inputs=an example call")
         signature, generator = self.signature, torch.Generator().manual_seed(self._seed)
         tensors = [self._tensor(path, spec, sizes, generator) for path, spec in signature.inputs.items()]
         given = [self._given.get(path, one) for path, one in zip(signature.inputs.paths, tensors, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from autoadapt.contracts.capturing.given_inputs import as_tensors
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.kept_weights import kept_weights
-from autoadapt.contracts.signature import Parameter
+from autoadapt.contracts.signature import Parameter, Signature, TensorSpec
 from autoadapt.contracts.trees import Constant, Opaque, flatten, rebuild
 from autoadapt.errors import CaptureError, Mismatch
 
@@ -22,6 +22,8 @@ __all__ = [
     "Arguments",
     "bind",
     "keyword_only",
+    "meta_call",
+    "meta_tensors",
     "names_taken",
     "parameters_of",
     "tensors_in",
@@ -54,6 +56,17 @@ class Arguments:
         tree, tensors = flatten(self.values)
         copies = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in tensors]
         return Arguments(rebuild(tree, copies), self.positional)
+
+
+def meta_tensors(specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> list[torch.Tensor]:
+    """A tensor on the meta device for each spec, at the given sizes of the input axes."""
+    return [torch.empty(spec.shape(sizes), dtype=spec.torch_dtype, device="meta") for spec in specs]
+
+
+def meta_call(signature: Signature, sizes: Mapping[str, int]) -> Arguments:
+    """A call on the meta device of the inputs of a signature, at the given sizes of its axes."""
+    tensors = meta_tensors(signature.inputs.leaves, sizes)
+    return Arguments(rebuild(signature.inputs.tree, tensors), signature.positional)
 
 
 def bind(module: nn.Module, inputs: object) -> Arguments:

@@ -11,7 +11,14 @@ from functools import partial
 import torch
 from torch import nn
 
-from autoadapt.contracts.capturing.arguments import bind, keyword_only, named_only, names_taken, told_inputs
+from autoadapt.contracts.capturing.arguments import (
+    bind,
+    keyword_only,
+    meta_tensors,
+    named_only,
+    names_taken,
+    told_inputs,
+)
 from autoadapt.contracts.capturing.captures import capture_as_given
 from autoadapt.contracts.capturing.given_inputs import check_inputs
 from autoadapt.contracts.capturing.likely_masks import is_binary
@@ -284,8 +291,7 @@ def _from_signature(target: Signature) -> object:
     """Inputs on the meta device, of the shapes of a signature's example."""
     if not target.inputs.leaves or not target.axes:
         return None
-    shapes = [(spec.shape(target.sizes()), spec.torch_dtype) for spec in target.inputs.leaves]
-    return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in shapes)
+    return tuple(meta_tensors(target.inputs.leaves, target.sizes()))
 
 
 def _by_name(new: nn.Module, target: Signature, inputs: object) -> object:

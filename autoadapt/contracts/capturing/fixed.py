@@ -10,6 +10,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.cell_grid import Grid
+from autoadapt.contracts.capturing.devices import on_meta_device
 from autoadapt.contracts.capturing.given_grids import TokenGrid
 from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.grids import GridReader
@@ -20,9 +21,8 @@ from autoadapt.contracts.capturing.probing import Observation
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.leaves import READ
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.tapping import tap
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import eval_copy
 
 __all__ = ["FixedImages"]
 
@@ -119,9 +119,9 @@ class FixedImages:
 
     def _perturbed(self, key: InnerKey, tokens: int) -> tuple[Grid, int] | None:
         """The grid that a run on images with changed patches shows; None where weights have no values."""
-        if any(parameter.device.type == "meta" for parameter in self.module.parameters()):
+        if on_meta_device(self.module):
             return None
-        model = in_eval_mode(copy_module(self.module, clone_buffers))
+        model = eval_copy(self.module)
         tap(model, [key])
         sizes = self.axes.example
         returned = run_on_images(model, self.arguments, self.axes, sizes, tokens, CENTRES)

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.devices import on_meta_device
 from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.ordering import run_on_images
 from autoadapt.contracts.capturing.perturbing import CENTRES, axis_of_rows
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import eval_copy
 
 __all__ = ["rows_of_fixed_maps"]
 
@@ -39,9 +39,9 @@ def rows_of_fixed_maps(
         module does not run.
     """
     maps = {i: dims for i, dims in outputs.items() if _is_fixed_map(dims)}
-    if not maps or any(parameter.is_meta for parameter in module.parameters()):
+    if not maps or on_meta_device(module):
         return {}
-    model = in_eval_mode(copy_module(module, clone_buffers))
+    model = eval_copy(module)
     cells = min(min(int(dim.constant or 1) for dim in dims[1:]) ** 2 for dims in maps.values())
     returned = run_on_images(model, arguments, axes, axes.example, max(cells, 16), CENTRES)
     if returned is None:

@@ -56,7 +56,7 @@ def unread_frames(solution: Solution, seen: Observation, size: int) -> list[Inne
         seen: A run in which frames were followed.
         size: How many frames the module takes.
     """
-    dims = dict[InnerKey | int, tuple[Dim, ...]]([*enumerate(solution.outputs), *solution.inner.items()])
+    dims = solution.dims
     fixed = [key for key, one in dims.items() if len(one) == 3 and all(dim.constant is not None for dim in one[1:])]
     return [key for key in fixed if _read(dims[key], _cells(seen, key), size) == tuple(dims[key])]
 

@@ -15,11 +15,10 @@ from autoadapt.contracts.capturing.devices import device_of
 from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.returned_masks import is_told, returned_mask
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Mask, Returned
 from autoadapt.contracts.trees import flatten, rebuild
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import eval_copy
 
 __all__ = ["MOSTLY", "STAYS", "Trial", "others", "tokens_of"]
 
@@ -54,7 +53,7 @@ class Trial:
         outputs: Mapping[str, Sequence[Dim]],
         likely: Collection[int],
     ) -> None:
-        self._model = in_eval_mode(copy_module(module, clone_buffers))
+        self._model = eval_copy(module)
         self._positional = arguments.positional
         self._axes = axes
         self._outputs = outputs

@@ -15,10 +15,9 @@ from autoadapt.contracts.capturing.hiding import others
 from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.capturing.refusals import part_of, tensor_names
 from autoadapt.contracts.capturing.run_values import are_equal
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.trees import Container, Tree, flatten, path_text, rebuild
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import eval_copy
 from autoadapt.errors import CaptureError, Mismatch
 
 __all__ = ["refuse_left_out"]
@@ -89,7 +88,7 @@ def _outputs(module: nn.Module, call: Arguments) -> list[torch.Tensor] | None:
     """The outputs of a copy of a module; None where it raises."""
     with undisturbed(), torch.no_grad():
         try:
-            return flatten(call.call(in_eval_mode(copy_module(module, clone_buffers))))[1]
+            return flatten(call.call(eval_copy(module)))[1]
         except Exception:  # the capture itself will report that
             return None
 

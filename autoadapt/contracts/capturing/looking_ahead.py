@@ -17,11 +17,10 @@ from autoadapt.contracts.capturing.likely_masks import may_hide
 from autoadapt.contracts.capturing.point_axes import POINT
 from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Mask, mask_at
 from autoadapt.contracts.trees import flatten, path_texts, rebuild
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import eval_copy
 
 __all__ = ["LookingAhead"]
 
@@ -67,7 +66,7 @@ class LookingAhead:
                 changed = given[i].narrow(names.index("B"), sample, 1).narrow(names.index(axis), start, size - start)
                 changed.copy_(others(changed, tensors[i]))
         with undisturbed(), torch.no_grad():
-            model = in_eval_mode(copy_module(self.module, clone_buffers))
+            model = eval_copy(self.module)
             call = Arguments(rebuild(tree, [one.to(device) for one in given]), self.arguments.positional)
             try:
                 found = flatten(call.call(model))[1]

@@ -18,7 +18,7 @@ from torch import nn
 from autoadapt.contracts.allocations import MOST_INVENTED
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.cell_grid import Grid
-from autoadapt.contracts.capturing.devices import device_of
+from autoadapt.contracts.capturing.devices import device_of, on_meta_device
 from autoadapt.contracts.capturing.given_grids import TokenGrid
 from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.inner_leaves import InnerKey
@@ -35,11 +35,10 @@ from autoadapt.contracts.capturing.perturbing import (
 from autoadapt.contracts.dims import Dim, leading_and_product
 from autoadapt.contracts.layer_kinds import PROJECTING
 from autoadapt.contracts.leaves import READ
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import AxisSizes, Cells
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import eval_copy
 
 __all__ = [
     "ImagePass",
@@ -165,7 +164,7 @@ class Ordering:
         """
         tokens = {key: token for key, leaf in dims.items() if (token := token_axis(leaf, batch)) is not None}
         maps = self._ambiguous(dims, batch)
-        if not (tokens or maps) or any(parameter.is_meta for parameter in self.module.parameters()):
+        if not (tokens or maps) or on_meta_device(self.module):
             return Measured()
         seen = self._seen(tokens, maps)
         return Measured(self._orders(tokens, seen.orders), seen.maps, ran=seen.ran)
@@ -239,7 +238,7 @@ class Ordering:
             if listed.shape[:2] == (images, grid.cells + token.extra):
                 answers[key] = responses(listed)
 
-        model = in_eval_mode(copy_module(self.module, clone_buffers))
+        model = eval_copy(self.module)
         keys = [*tokens, *maps]
         listen(model, [key for key in keys if not isinstance(key, int)], note)
         cells = _cells_of_a_patch(tokens.values(), sizes) if tokens else min(one.grid.cells for one in maps.values())

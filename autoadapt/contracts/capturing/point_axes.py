@@ -24,10 +24,9 @@ from autoadapt.contracts.capturing.ordering import is_block, listen
 from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.leaves import READ
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.trees import flatten, rebuild
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import eval_copy
 
 __all__ = ["CLOUDS", "POINT", "PointAxes", "clouds", "point_axis", "untold"]
 
@@ -171,7 +170,7 @@ class PointAxes:
         tree, tensors = flatten(self.arguments.values)
         given, names = tensors[position], self.axes.names[position]
         axis = next(i for i, name in enumerate(names) if name[0] == letter)
-        model = in_eval_mode(copy_module(self.module, clone_buffers))
+        model = eval_copy(self.module)
         listen(model, [key for key in keys if not isinstance(key, int)], lambda key, found: seen.update({key: found}))
         device = next((parameter.device for parameter in model.parameters()), given.device)
         with undisturbed():

@@ -28,12 +28,11 @@ from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
 from autoadapt.contracts.instances import parts_of
 from autoadapt.contracts.layer_kinds import PROJECTING, multiply_adds
 from autoadapt.contracts.made_tables import MadeTables
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import quiet, undisturbed
 from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.signature import Bound
 from autoadapt.contracts.trees import Tree, flatten, path_text, path_texts, paths, rebuild
-from autoadapt.contracts.views import clone_buffers, copy_module, on_meta
+from autoadapt.contracts.views import eval_copy, on_meta
 from autoadapt.errors import CaptureError, Mismatch
 
 __all__ = ["InnerKey", "InnerLeaf", "Observation", "Probe", "ProbeError", "Work", "kind_of", "quiet"]
@@ -116,7 +115,7 @@ class Probe:
         self._module = module
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)
-        self._copy = in_eval_mode(copy_module(module, clone_buffers if real else on_meta))
+        self._copy = eval_copy(module, None if real else on_meta)
         self._parts = parts_of(self._copy)
         self._plain = [{k: v for k, v in vars(part).items() if isinstance(v, _PLAIN)} for part in self._parts]
         self._inner = inner

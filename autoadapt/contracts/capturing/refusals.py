@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.arguments import Arguments, meta_call
 from autoadapt.contracts.capturing.probing import Probe, ProbeError
 from autoadapt.contracts.signature import Signature
-from autoadapt.contracts.trees import Container, Opaque, Tree, flatten, path_text, paths, rebuild
+from autoadapt.contracts.trees import Container, Opaque, Tree, flatten, path_text, paths
 from autoadapt.errors import CaptureError, Mismatch, PlanError, nearest
 
 __all__ = [
@@ -205,9 +205,7 @@ def _why_not(module: nn.Module, source: Signature, tap: str) -> str:
 def _calls(module: nn.Module, source: Signature, path: str) -> list[bool]:
     """For each call of an inner module at the example's sizes, whether it returns a tensor."""
     found: list[bool] = []
-    specs = source.inputs.leaves
-    tensors = [torch.empty(spec.shape(source.sizes()), dtype=spec.torch_dtype, device="meta") for spec in specs]
-    arguments = Arguments(rebuild(source.inputs.tree, tensors), source.positional)
+    arguments = meta_call(source, source.sizes())
     for real in (False, True):
         found.clear()
         probe = Probe(module, arguments, real=real, inner=False)

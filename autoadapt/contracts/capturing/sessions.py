@@ -344,8 +344,7 @@ class Session:
         """Fields of the specs besides dtype and dims: centres, order of cells, points, class, first and last tokens."""
         outer, inner = output_centres(solution.outputs, followed), inner_centres(solution.inner, followed)
         centres = dict[InnerKey | int, tuple[Centres, ...]]([*enumerate(outer), *inner.items()])
-        dims = dict[InnerKey | int, tuple[Dim, ...]]([*enumerate(solution.outputs), *solution.inner.items()])
-        vectors = class_tokens(dims, followed)
+        vectors = class_tokens(solution.dims, followed)
         ends = end_tokens(solution.outputs, [run.end_tokens for _, run in followed])
         return {
             key: {"centres": centres[key], "class_token": key in vectors}

@@ -51,6 +51,11 @@ class Solution:
     bounded: bool = False
     """Whether smaller images are refused."""
 
+    @property
+    def dims(self) -> dict[InnerKey | int, tuple[Dim, ...]]:
+        """Those of all tensors, outputs by number."""
+        return dict[InnerKey | int, tuple[Dim, ...]]([*enumerate(self.outputs), *self.inner.items()])
+
     def as_seen(self, maps: Mapping[InnerKey | int, tuple[Dim, ...]]) -> Solution:
         """The same with other dims of some tensors, outputs by number, as a real run showed them."""
         outputs = tuple(maps.get(i, dims) for i, dims in enumerate(self.outputs))

@@ -13,11 +13,10 @@ from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.capturing.probing import Probe, ProbeError
 from autoadapt.contracts.layer_kinds import multiply_adds
 from autoadapt.contracts.leaves import READ
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.signature import Signature, TensorSpec, Values
 from autoadapt.contracts.tapping import tap
 from autoadapt.contracts.trees import Container, flatten
-from autoadapt.contracts.views import copy_module, cut, on_meta
+from autoadapt.contracts.views import cut, eval_copy, on_meta
 from autoadapt.errors import AdaptError
 from autoadapt.errors.printable import visible
 
@@ -65,7 +64,7 @@ def trunk_signature(
     late = _beginning_after(inside, inside[end].finished)
     if not late:
         return None
-    trunk = in_eval_mode(copy_module(module, on_meta))
+    trunk = eval_copy(module, on_meta)
     cut(trunk, late, lambda _: True)
     tap(trunk, [end])
     if not _takes(trunk, arguments, LARGER):

@@ -18,11 +18,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.caches import OutsideCaches
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.native.lifts import Lift, grid_text
 from autoadapt.contracts.native.tables import Numbering, Table, reading_tables, running_at
 from autoadapt.contracts.randomness import undisturbed
-from autoadapt.contracts.views import clone_buffers, copy_module, uncompiled
+from autoadapt.contracts.views import eval_copy, uncompiled
 
 __all__ = ["tables_of"]
 
@@ -42,7 +41,7 @@ def tables_of(module: nn.Module, size: tuple[int, int], channels: int) -> Lift |
     reference = next((p for p in module.parameters() if p.is_floating_point()), None)
     if reference is None or reference.is_meta or not all(size):
         return None
-    copied = in_eval_mode(copy_module(module, clone_buffers))
+    copied = eval_copy(module)
     generator = torch.Generator().manual_seed(0)
     image = torch.rand((1, channels, *size), generator=generator).to(reference.device, reference.dtype)
     try:

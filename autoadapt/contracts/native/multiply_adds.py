@@ -13,9 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.caches import OutsideCaches, apart
 from autoadapt.contracts.meta_device import on_the_meta_device
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
-from autoadapt.contracts.views import copy_module, on_meta
+from autoadapt.contracts.views import eval_copy, on_meta
 
 __all__ = ["multiply_adds_at"]
 
@@ -27,7 +26,7 @@ def multiply_adds_at(module: nn.Module, size: Sequence[int], channels: int) -> i
         >>> multiply_adds_at(nn.Conv2d(3, 8, 2, stride=2), (4, 6), 3)
         576
     """
-    copied = in_eval_mode(copy_module(module, on_meta))
+    copied = eval_copy(module, on_meta)
     dtype = next((p.dtype for p in copied.parameters() if p.is_floating_point()), torch.float32)
     image = torch.empty((1, channels, *size), device="meta", dtype=dtype)
     counting = _Counting()

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.caches import OutsideCaches
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.trees import flatten
-from autoadapt.contracts.views import clone_buffers, copy_module
+from autoadapt.contracts.views import eval_copy
 
 __all__ = ["unproven"]
 
@@ -46,7 +45,7 @@ def unproven(module: nn.Module, view: nn.Module, size: Sequence[int], channels: 
 
 
 def _outputs(module: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
-    copied = in_eval_mode(copy_module(module, clone_buffers))
+    copied = eval_copy(module)
     with undisturbed(), OutsideCaches(copied).kept():
         return list(flatten(copied(image))[1])
 

@@ -14,9 +14,8 @@ from autoadapt.contracts.capturing.arguments import bind, told_example
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.contracts.costs import multiply_adds_by_part, multiply_adds_of
 from autoadapt.contracts.instances import check_module
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import quiet
-from autoadapt.contracts.views import clone_buffers, copy_module, within_wrapper
+from autoadapt.contracts.views import eval_copy, within_wrapper
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.swapping.folding.foldings import Stay
 from autoadapt.swapping.folding.linear_functions import LIKE, SHAPES
@@ -139,7 +138,7 @@ def _fault(work: Settling, made: nn.Module, may_be_heavier: bool) -> str:
     net: Any = made.get_submodule(work.path)
     readers = {one.paths[0]: one for one in net.folded.readers}
     try:
-        plain, folded = (in_eval_mode(copy_module(one, clone_buffers)) for one in (work.model, made))
+        plain, folded = (eval_copy(one) for one in (work.model, made))
         before, parts = multiply_adds_of(plain, work.given), multiply_adds_by_part(folded, work.given, readers)
     except Exception:  # it does not run, which is said below
         before, parts = 0, dict.fromkeys(("", *readers), 0)

@@ -17,9 +17,8 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.costs import multiply_adds_of
-from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.randomness import quiet
-from autoadapt.contracts.views import aliased, copy_module
+from autoadapt.contracts.views import aliased, copy_module, eval_copy
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.files.reading import one_line
 from autoadapt.swapping.folding.attention import attention_of, opened
@@ -98,7 +97,7 @@ def narrowing(model: nn.Module, path: str, call: Arguments, runs: Collection[Run
         trial = copy_module(model, aliased)
         made.put_layers(trial)
         _check_runs(trial, runs)
-        sums = [multiply_adds_of(in_eval_mode(copy_module(one, aliased)), call) for one in (model, trial)]
+        sums = [multiply_adds_of(eval_copy(one, aliased), call) for one in (model, trial)]
     return Narrowing(path, made.folding.model_copy(update={"multiply_adds": (sums[0], sums[1])}))
 
 

@@ -25,6 +25,7 @@ from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import Tree, flatten, path_texts, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, CaptureError, Mismatch
+from autoadapt.files.reading import one_line
 
 __all__ = ["Call", "Run", "Step", "Trace", "trace", "traces_of"]
 
@@ -139,8 +140,9 @@ def traces_of(model: nn.Module, run: Run, *, grad: bool = False) -> list[Trace]:
         except Exception as raised:
             error = raised if error is None else error
     if not found:
-        name, said = type(model).__name__, f"{type(error).__name__}: {error}".splitlines()[0]
-        fault = Mismatch(f"{name}(inputs)", "a forward pass", said, "call the model with these inputs first")
+        assert error is not None, "raised in the first mode"
+        name, remedy = type(model).__name__, "call the model with these inputs first"
+        fault = Mismatch(f"{name}(inputs)", "a forward pass", one_line(error), remedy)
         raise CaptureError(f"{name} raises at the given input", [fault]) from error
     return found
 
