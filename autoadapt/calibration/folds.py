@@ -11,7 +11,8 @@ from autoadapt.calibration.near_copies import copied_from
 
 __all__ = ["MANY_CHANNELS", "Folds"]
 
-EVERY = 4
+_FOLDS = 4
+"""How many there are, but for many channels."""
 MANY_CHANNELS = 512
 
 
@@ -38,7 +39,7 @@ class Folds:
     @property
     def numbers(self) -> tuple[int, ...]:
         """All folds."""
-        return (0, 1) if self.holds_one_out else tuple(range(EVERY))
+        return (0, 1) if self.holds_one_out else tuple(range(_FOLDS))
 
     @property
     def held_out(self) -> tuple[int, ...]:
@@ -48,7 +49,7 @@ class Folds:
     @property
     def fewest_images(self) -> int:
         """With fewer images a fold would be empty."""
-        return EVERY
+        return _FOLDS
 
     def of_image(self, number: int) -> int:
         """The fold of an image: one of each among the first four, the next four and so on.
@@ -58,8 +59,8 @@ class Folds:
         """
         fold = 0
         while number:
-            number, digit = divmod(number, EVERY)
-            fold = (fold + digit) % EVERY
+            number, digit = divmod(number, _FOLDS)
+            fold = (fold + digit) % _FOLDS
         return min(fold, 1) if self.holds_one_out else fold
 
     def of_images(

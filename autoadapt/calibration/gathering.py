@@ -52,8 +52,8 @@ Unit = TypeVar("Unit")
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """A call of the models, and what is known of it before it is run."""
+class _FreshCall:
+    """A call with images that are not counted yet, and what is known of it before it is run."""
 
     batch: int
     call: Arguments
@@ -157,7 +157,7 @@ class Gathering:
 
     def _pass(self, data: Iterable[object], state: State, report: Progress, save: _Saving) -> None:
         with save:
-            for unit, is_own in self._in_step(self._units(data, state)):
+            for unit, is_own in self._in_step(self._fresh_calls(data, state)):
                 observation = self._pair.observed(unit.call, unit.batch)
                 if is_own:
                     self._count(state, unit, observation)
@@ -169,7 +169,7 @@ class Gathering:
         """What is run, and whether it counts; a sharded model is run by all workers at once."""
         return workers.in_step(units) if self._pair.is_sharded else ((unit, True) for unit in units)
 
-    def _units(self, data: Iterable[object], state: State) -> Iterator[_Unit]:
+    def _fresh_calls(self, data: Iterable[object], state: State) -> Iterator[_FreshCall]:
         """Calls with images that are not counted yet; each is counted before the next is asked for."""
         self._position = state.passed
         if self._number(self._position) >= self._images:
@@ -181,7 +181,7 @@ class Gathering:
                 images = rows_of(call) if self._rows_are_images else None
                 fresh = self._fresh(state, call, images or 0)
                 if fresh or not images:
-                    yield _Unit(number, call, images, fresh)
+                    yield _FreshCall(number, call, images, fresh)
                 else:
                     self._position += images
             state.batches, state.passed = number + 1, self._position
@@ -254,7 +254,7 @@ class Gathering:
     def _number(self, index: int) -> int:
         return index * workers.count() + workers.number()
 
-    def _count(self, state: State, unit: _Unit, observation: Observation) -> None:
+    def _count(self, state: State, unit: _FreshCall, observation: Observation) -> None:
         """Count the images of one more call. What raises while moments grow leaves a state that says so."""
         images = observation.images
         fresh = unit.fresh if unit.images == images else self._fresh(state, unit.call, images)

@@ -1,4 +1,4 @@
-"""States: what a pass over the data has gathered so far, in a file, so that a run can be stopped and go on."""
+"""Run states: what a pass over the data has gathered so far, in a file, so that a run can be stopped and go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images: those that are fitted on, and those held out, on which the head tells how well a candidate serves."""
+"""Image batches: those that are fitted on, and those held out, on which the head tells how well a candidate serves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import eval_copy
 
-__all__ = ["Batch", "HeldOut", "first_of", "gathered", "split"]
+__all__ = ["Batch", "HeldOutImages", "first_of", "gathered", "split"]
 
 EVERY = 4
 """One image of so many is held out."""
@@ -94,7 +94,7 @@ def split(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
     return [one for one in fitted if one is not None], [one for one in held if one is not None]
 
 
-class HeldOut:
+class HeldOutImages:
     """Images that nothing is fitted on, with what the head answered on the old backbone's features of them."""
 
     def __init__(self, batches: Sequence[Batch], old: nn.Module, head: Head) -> None:

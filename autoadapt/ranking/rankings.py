@@ -25,7 +25,7 @@ from autoadapt.errors.given import check_callable
 from autoadapt.files.writing import check_place
 from autoadapt.ranking.candidates import Candidate, Candidates, find_candidates
 from autoadapt.ranking.engines import Engine, find_engine
-from autoadapt.ranking.image_batches import Batch, HeldOut, gathered, split
+from autoadapt.ranking.image_batches import Batch, HeldOutImages, gathered, split
 from autoadapt.ranking.journals import Journal
 from autoadapt.ranking.results import Ranked, Ranking
 from autoadapt.ranking.rounds import carried_out
@@ -174,7 +174,7 @@ def _images(
     old: nn.Module | None,
     head: Head | None,
     images: int,
-) -> tuple[list[Batch], HeldOut | None]:
+) -> tuple[list[Batch], HeldOutImages | None]:
     """Those to fit on, and those that the head judges on."""
     if data is None or old is None:
         return [], None
@@ -185,7 +185,7 @@ def _images(
     if not fitted or not held:
         where = "data" if not fitted or held_out is None else "held_out"
         raise RankingError("too few images to hold any out", [Mismatch(where, "at least 8 images", "fewer", "more")])
-    return fitted, HeldOut(held, old, head)
+    return fitted, HeldOutImages(held, old, head)
 
 
 def _rows(

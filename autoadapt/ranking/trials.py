@@ -27,7 +27,7 @@ from autoadapt.contracts.views import copy_module, on_meta
 from autoadapt.errors import AdaptError
 from autoadapt.files.reading import one_line
 from autoadapt.ranking.candidates import Candidate
-from autoadapt.ranking.image_batches import Batch, HeldOut, first_of
+from autoadapt.ranking.image_batches import Batch, HeldOutImages, first_of
 from autoadapt.ranking.results import Ranked
 
 __all__ = ["Place", "refused", "tried"]
@@ -58,7 +58,7 @@ class Place:
     old: nn.Module | None
     fitted: Sequence[Batch]
     head: Head | None
-    held_out: HeldOut | None
+    held_out: HeldOutImages | None
     pretrained: bool
     allow: Sequence[str | Path]
     seed: int
