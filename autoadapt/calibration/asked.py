@@ -10,6 +10,7 @@ from torch import nn
 
 from autoadapt.contracts.instances import is_whole
 from autoadapt.errors import CalibrationError, Mismatch
+from autoadapt.files.reading import first_line
 
 __all__ = ["check_asked", "check_old"]
 
@@ -79,5 +80,5 @@ def _of_device(device: torch.device | str | None) -> Iterator[Mismatch]:
     try:
         torch.empty(0, device=device)
     except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError and others
-        found = f"{device!r}: {str(error).splitlines()[0][:80]}"
+        found = f"{device!r}: {first_line(error)[:80]}"
         yield Mismatch("`device`", "a device that is there", found, 'device="cpu"')

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from autoadapt.calibration.moments import Moments
 from autoadapt.errors import CalibrationError, Mismatch
+from autoadapt.files.reading import first_line
 
 __all__ = [
     "all_are_well",
@@ -168,9 +169,8 @@ def _answered() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # as torch.distributed says that a connection is closed, or that time is up
-        said = (str(error).splitlines() or [type(error).__name__])[0]
         remedy = "start all of them again; with state= what was counted stays counted"
-        fault = Mismatch("workers", f"an answer of all {count()} processes", said, remedy)
+        fault = Mismatch("workers", f"an answer of all {count()} processes", first_line(error), remedy)
         raise _OthersEndedError(CalibrationError("another worker is gone", [fault])) from error
 
 

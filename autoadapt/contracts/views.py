@@ -19,6 +19,7 @@ from autoadapt.contracts.uncopyable import first_uncopyable, stand_ins
 from autoadapt.contracts.unfit import refuse_unfit
 from autoadapt.errors import CaptureError, Mismatch
 from autoadapt.errors.given import check_type
+from autoadapt.files.reading import first_line
 
 __all__ = [
     "aliased",
@@ -151,11 +152,10 @@ def _copied(original: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
         return _with_its_functions(original, closures, dict(memo))
     except Exception as error:
-        name, said = type(original).__name__, str(error).splitlines() or [type(error).__name__]
         where = first_uncopyable(original, memo)
         remedy = "remove the attribute from the module, or give it a __deepcopy__"
-        fault = Mismatch(where, "a module that copy.deepcopy can copy", said[0], remedy)
-        raise CaptureError(f"{name} cannot be copied for a view", [fault]) from error
+        fault = Mismatch(where, "a module that copy.deepcopy can copy", first_line(error), remedy)
+        raise CaptureError(f"{type(original).__name__} cannot be copied for a view", [fault]) from error
 
 
 def _with_its_functions(original: nn.Module, closures: Closures, memo: dict[int, Any]) -> nn.Module:

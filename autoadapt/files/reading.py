@@ -11,7 +11,7 @@ from typing import Any
 from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.errors.printable import visible
 
-__all__ = ["MOST_BYTES", "hindrance", "one_line", "read_json", "read_text"]
+__all__ = ["MOST_BYTES", "first_line", "hindrance", "one_line", "read_json", "read_text"]
 
 MOST_BYTES = 64 << 20
 """Of a text file, unless its reader says less."""
@@ -76,6 +76,16 @@ def read_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its kind, where it says nothing.
+
+    Example:
+        >>> first_line(ValueError("first\\nsecond")), first_line(AssertionError())
+        ('first', 'AssertionError')
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def one_line(error: BaseException) -> str:

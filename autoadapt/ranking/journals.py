@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from autoadapt.errors import Mismatch, RankingError
-from autoadapt.files.reading import MOST_BYTES, hindrance
+from autoadapt.files.reading import MOST_BYTES, first_line, hindrance
 from autoadapt.files.writing import check_place, folder_of
 from autoadapt.ranking.candidates import Candidate
 from autoadapt.ranking.results import Ranked
@@ -74,8 +74,7 @@ class Journal:
             for entry in rest:
                 self._note(entry)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
-            said = str(error).splitlines()[0]
-            fault = Mismatch(str(path), "lines of autoadapt.rank", said, "name another file")
+            fault = Mismatch(str(path), "lines of autoadapt.rank", first_line(error), "name another file")
             raise RankingError(f"{path} holds no ranking", [fault]) from error
         other = [name for name in run if found.get(name) != run[name]]
         if other:

@@ -22,6 +22,7 @@ from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.signature import describe
 from autoadapt.contracts.trees import Constant, Container, Tree, flatten, rebuild, type_path
 from autoadapt.errors import AdaptError, Mismatch, SavingError
+from autoadapt.files.reading import first_line
 from autoadapt.files.writing import check_place, file_hash, refuse_empty, write_all
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS, Config, Source, Weights, Witness, is_trusted, plan_classes
 from autoadapt.saving.module_states import (
@@ -166,8 +167,7 @@ class _Written:
         except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
             if "I/O error" in str(error):
                 raise
-            said = str(error).splitlines()[0]
-            fault = Mismatch(WEIGHTS, "tensors that safetensors can hold", said, "net.to(float32)")
+            fault = Mismatch(WEIGHTS, "tensors that safetensors can hold", first_line(error), "net.to(float32)")
             raise SavingError("the weights cannot be written", [fault]) from error
         weights = self._weights.model_copy(update={"sha256": file_hash(path)})
         self._config = self._config.model_copy(update={"weights": weights})

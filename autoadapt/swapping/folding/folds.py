@@ -17,6 +17,7 @@ from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.views import eval_copy, within_wrapper
 from autoadapt.errors import BuildError, Mismatch
+from autoadapt.files.reading import first_line
 from autoadapt.swapping.folding.foldings import Stay
 from autoadapt.swapping.folding.linear_functions import LIKE, SHAPES
 from autoadapt.swapping.folding.other_runs import Run, runs_of, uncompiled_parts
@@ -199,8 +200,7 @@ def _unlike(made: nn.Module, run: Run) -> str:
     try:
         after = run.of(made)
     except Exception as error:  # whatever code raises that counts on the old channels
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"the folded model does not run: {said.split(FOLDED)[0].split(UNSEEN)[0]}"
+        return f"the folded model does not run: {first_line(error).split(FOLDED)[0].split(UNSEEN)[0]}"
     if run.in_training:
         return ""
     for left, right in zip(run.answer, after, strict=True):
