@@ -7,6 +7,7 @@ computes.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -71,12 +72,12 @@ class MadeTables:
 
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: list[torch.Tensor]) -> None:
         """Note a call that made tensors; forget these tensors where the call cannot be repeated."""
-        name = getattr(func, "__name__", "")
+        is_random, like_first, like_rest = _kind(getattr(func, "__name__", ""))
         try:
-            if any(word in name for word in _RANDOM):
-                raise _UnknownError
-            first, rest = self._read(args[:1], like="new_" in name or "_like" in name), args[1:]
-            call = func, (*first, *self._read(rest, like=name in _TAKES_ITS_KIND)), self._read(kwargs)
+            if is_random or (args and not like_first and self._is_unknown(args[0])):
+                raise _UnknownError  # nearly always so: it is told before all arguments are gone through
+            first, rest = self._read(args[:1], like=like_first), args[1:]
+            call = func, (*first, *self._read(rest, like=like_rest)), self._read(kwargs)
         except _UnknownError:
             for tensor in made:
                 self._made.pop(id(tensor), None)
@@ -93,9 +94,8 @@ class MadeTables:
             _UnknownError: A tensor was made by no noted call.
         """
         if isinstance(value, torch.Tensor) and value.is_meta:
-            found = self._made.get(id(value))
-            if found is not None and found[0]() is value:
-                return found[1]
+            if not self._is_unknown(value):
+                return self._made[id(value)][1]
             if like:
                 return _Like(tuple(value.shape), value.dtype)
             raise _UnknownError
@@ -104,6 +104,13 @@ class MadeTables:
         if type(value) in (list, tuple):
             return type(value)(self._read(one, like=like) for one in value)
         return {key: self._read(one) for key, one in value.items()} if type(value) is dict else value
+
+    def _is_unknown(self, value: Any) -> bool:
+        """Whether this is a tensor on the meta device that no noted call made."""
+        if not isinstance(value, torch.Tensor) or not value.is_meta:
+            return False
+        found = self._made.get(id(value))
+        return found is None or found[0]() is not value
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
@@ -138,6 +145,12 @@ class MadeTables:
         for tensor, one in left:  # as torch.utils.swap_tensors does, which refuses where anybody keeps a weak reference
             with contextlib.suppress(RuntimeError):  # torch holds it somewhere else
                 torch._C._swap_tensor_impl(tensor, returned[one.call][one.place].clone())
+
+
+@functools.cache
+def _kind(name: str) -> tuple[bool, bool, bool]:
+    """Whether a function draws random numbers, and reads only dtype, device or shape of its first tensor; of others."""
+    return any(word in name for word in _RANDOM), "new_" in name or "_like" in name, name in _TAKES_ITS_KIND
 
 
 def _listed(value: Any) -> list[Any]:

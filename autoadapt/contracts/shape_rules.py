@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["RULES", "ShapeRules", "are_known", "are_plain"]
+__all__ = ["RULES", "ShapeRules", "are_known", "are_plain", "without_values"]
 
 aten = torch.ops.aten
 Tensor: TypeAlias = torch.Tensor
@@ -55,7 +55,11 @@ def _is_contiguous(x: Tensor) -> bool:
     if not x.is_contiguous() or x.dim() < 4:
         return x.is_contiguous()
     channels_last = (torch.channels_last, torch.channels_last_3d)[x.dim() == 5]
-    return x.dim() > 5 or not x.is_contiguous(memory_format=channels_last) or x.stride() == _made(x, *x.shape).stride()
+    return (
+        x.dim() > 5
+        or not x.is_contiguous(memory_format=channels_last)
+        or x.stride() == without_values(x, *x.shape).stride()
+    )
 
 
 def _is_known(value: Any) -> bool:
@@ -68,7 +72,8 @@ def _is_known(value: Any) -> bool:
     )
 
 
-def _made(like: Tensor, *shape: int) -> Tensor:
+def without_values(like: Tensor, *shape: int) -> Tensor:
+    """A tensor of a shape, of the dtype and on the device of another; `new_empty` computes that in Python."""
     return torch.empty(shape, dtype=like.dtype, device=like.device)
 
 
@@ -77,7 +82,7 @@ def _elementwise(*args: Any, **named: Any) -> Tensor | None:
     lead = _lead([*args, *named.values()])
     if lead is None:
         return None
-    return _made(lead, *lead.shape) if lead.is_contiguous() else aten.clone.default(lead)
+    return without_values(lead, *lead.shape) if lead.is_contiguous() else aten.clone.default(lead)
 
 
 def _elementwise_backward(gradient: Tensor, x: Tensor, *args: Any, **named: Any) -> Tensor | None:
@@ -115,12 +120,12 @@ def _goes_with(lead: Tensor, other: Tensor) -> bool:
 def _along(x: Tensor, dim: int, *_dtype: Any) -> Tensor | None:
     """Softmax, which keeps the shape; not where it changes the dtype, as it may for half precision."""
     fits = -x.dim() <= dim < x.dim() and not any(one not in (None, False, x.dtype) for one in _dtype)
-    return _made(x, *x.shape) if fits and are_plain(x) else None
+    return without_values(x, *x.shape) if fits and are_plain(x) else None
 
 
 def _along_backward(gradient: Tensor, x: Tensor, _dim: int, dtype: torch.dtype) -> Tensor | None:
     fits = dtype is x.dtype and gradient.shape == x.shape
-    return _made(x, *x.shape) if fits and are_plain(gradient, x) else None
+    return without_values(x, *x.shape) if fits and are_plain(gradient, x) else None
 
 
 def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_factors: Any) -> Tensor | None:
@@ -131,14 +136,14 @@ def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_factors: Any) -> Tensor
 def _mm(left: Tensor, right: Tensor) -> Tensor | None:
     """Matrix products, also of transposed matrices, such as the weights of linear layers."""
     fits = are_known(left, right) and left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0]
-    return _made(left, left.shape[0], right.shape[1]) if fits else None
+    return without_values(left, left.shape[0], right.shape[1]) if fits else None
 
 
 def _bmm(left: Tensor, right: Tensor) -> Tensor | None:
     fits = are_known(left, right) and left.dim() == right.dim() == 3
     if not fits or left.shape[0] != right.shape[0] or left.shape[2] != right.shape[1]:
         return None
-    return _made(left, *left.shape[:2], right.shape[2])
+    return without_values(left, *left.shape[:2], right.shape[2])
 
 
 def are_known(*tensors: Any) -> bool:
@@ -171,7 +176,7 @@ def _convolved(
     left = [(size + 2 * pad - apart * (kernel - 1) - 1, step) for size, kernel, step, pad, apart in rows]
     if any(over < 0 or step < 1 for over, step in left) or min(padding) < 0 or min(dilation) < 1:
         return None
-    return _made(x, x.shape[0], weight.shape[0], *(over // step + 1 for over, step in left))
+    return without_values(x, x.shape[0], weight.shape[0], *(over // step + 1 for over, step in left))
 
 
 def _given(*tensors: Tensor | None) -> list[Tensor]:
@@ -188,7 +193,7 @@ def _layer_norm(
     if any(list(one.shape) != list(shape) for one in given):
         return None
     moments = (*x.shape[:kept], *(1 for _ in shape))
-    return _made(x, *x.shape), _made(x, *moments), _made(x, *moments)
+    return without_values(x, *x.shape), without_values(x, *moments), without_values(x, *moments)
 
 
 def _is_single(x: Tensor) -> bool:
@@ -214,7 +219,7 @@ def _batch_norm(
         return None
     if any(one.shape != x.shape[1:2] for one in given):
         return None
-    return _made(x, *x.shape), _made(x, x.shape[1]), _made(x, x.shape[1])
+    return without_values(x, *x.shape), without_values(x, x.shape[1]), without_values(x, x.shape[1])
 
 
 def _group_norm(
@@ -233,7 +238,7 @@ def _group_norm(
         return None
     if tuple(x.shape[:2]) != (count, channels) or groups < 1 or channels % groups:
         return None
-    return _made(x, *x.shape), _made(x, count, groups), _made(x, count, groups)
+    return without_values(x, *x.shape), without_values(x, count, groups), without_values(x, count, groups)
 
 
 def _norm_backward(gradient: Tensor, x: Tensor, sizes: Sequence[int], weights: Sequence[Any], wanted: Any) -> Any:
@@ -242,7 +247,7 @@ def _norm_backward(gradient: Tensor, x: Tensor, sizes: Sequence[int], weights: S
         return None
     if not _is_single(x) or not are_plain(x, gradient, *weights) or gradient.shape != x.shape:
         return None
-    return _made(x, *x.shape), _made(x, *sizes), _made(x, *sizes)
+    return without_values(x, *x.shape), without_values(x, *sizes), without_values(x, *sizes)
 
 
 def _layer_norm_backward(gradient: Tensor, x: Tensor, shape: Sequence[int], *rest: Any) -> Any:
@@ -273,7 +278,7 @@ def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     others = {(*one.shape[:at], *one.shape[at + 1 :]) for one in tensors}
     if len(others) > 1 or any(one.dim() != first.dim() for one in tensors):
         return None
-    return _made(first, *first.shape[:at], sum(one.shape[at] for one in tensors), *first.shape[at + 1 :])
+    return without_values(first, *first.shape[:at], sum(one.shape[at] for one in tensors), *first.shape[at + 1 :])
 
 
 def _reduced(x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, *, dtype: Any = None) -> Tensor | None:
@@ -285,12 +290,12 @@ def _reduced(x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, *, dt
     if len(left_out) < len(dims):
         return None
     kept = [1 if at in left_out else size for at, size in enumerate(x.shape) if keepdim or at not in left_out]
-    return _made(x, *kept)
+    return without_values(x, *kept)
 
 
 def _resized(x: Tensor, size: Sequence[int], *_rest: Any) -> Tensor | None:
     fits = are_plain(x) and len(size) == x.dim() - 2 and min(size) > 0 and math.prod(x.shape) > 0
-    return _made(x, *x.shape[:2], *size) if fits else None
+    return without_values(x, *x.shape[:2], *size) if fits else None
 
 
 def _overloads(names: str) -> list[Any]:

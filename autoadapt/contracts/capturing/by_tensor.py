@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Generic, TypeVar
 
 import torch
-from torch.utils.weak import TensorWeakRef
 
 __all__ = ["ByTensor"]
 
@@ -25,7 +25,7 @@ class ByTensor(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._rows: dict[int, tuple[TensorWeakRef, T]] = {}
+        self._rows: dict[int, tuple[weakref.ref[torch.Tensor], T]] = {}
 
     def get(self, tensor: torch.Tensor) -> T | None:
         """The value of a tensor; None where it has none."""
@@ -37,7 +37,7 @@ class ByTensor(Generic[T]):
         if value is None:
             self._rows.pop(id(tensor), None)
         else:
-            self._rows[id(tensor)] = TensorWeakRef(tensor), value
+            self._rows[id(tensor)] = weakref.ref(tensor), value
 
     def __bool__(self) -> bool:
         return bool(self._rows)

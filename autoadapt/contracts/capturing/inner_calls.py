@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,40 +23,64 @@ from autoadapt.contracts.leaves import READ, leaf
 from autoadapt.contracts.trees import flatten, path_texts
 from autoadapt.errors import SignatureError
 
-__all__ = ["InnerKey", "InnerLeaf", "Watcher", "kind_of", "times_written", "watch"]
+__all__ = ["InnerCalls", "InnerKey", "InnerLeaf", "Watcher", "kind_of", "times_written"]
 
 
-@contextlib.contextmanager
-def watch(
-    module: nn.Module,
-    active: bool,
-    followed: CentresFollowed,
-    known: Mapping[InnerKey, InnerLeaf] | None = None,
-) -> Iterator[Watcher]:
-    """Note what inner modules return while the block runs.
+class InnerCalls:
+    """Hooks on all submodules of a copy, put there once, since that takes long. Between runs they do nothing.
 
     Args:
-        module: The module that will run.
-        active: Whether to note anything.
-        followed: Where cells lie, followed in the same run.
-        known: What a run at other sizes noted; then only shapes are noted, which takes less time.
+        module: The copy; it is not kept here, so that it is freed as soon as nobody uses it.
     """
-    watcher = Watcher(followed) if known is None else _Shapes(followed, known)
-    is_whole = active and known is None
-    attending: contextlib.AbstractContextManager[object] = watcher.attending if is_whole else contextlib.nullcontext()
-    named = [(name, inner) for name, inner in module.named_modules() if name] if active else []
-    hooked = [(name, inner) for name, inner in named if not isinstance(inner, torch.jit.ScriptModule)]
-    handles = [handle for name, inner in hooked for handle in watcher.attach(name, inner)]
-    try:
-        with attending:
+
+    def __init__(self, module: nn.Module) -> None:
+        self._watcher: Watcher | None = None
+        for name, inner in module.named_modules():
+            if name and not isinstance(inner, torch.jit.ScriptModule):
+                inner.register_forward_pre_hook(self._begin(name, inner))
+                inner.register_forward_hook(self._end(name))
+
+    @contextlib.contextmanager
+    def watched(
+        self, active: bool, followed: CentresFollowed, known: Mapping[InnerKey, InnerLeaf] | None = None
+    ) -> Iterator[Watcher]:
+        """Note what inner modules return while the block runs.
+
+        Args:
+            active: Whether to note anything.
+            followed: Where cells lie, followed in the same run.
+            known: What a run at other sizes noted; then only shapes are noted, which takes less time.
+        """
+        watcher = Watcher(followed) if known is None else _Shapes(followed, known)
+        if not active:
             yield watcher
-    finally:
-        for handle in handles:
-            handle.remove()
+            return
+        self._watcher = watcher
+        try:
+            with watcher.attending if known is None else contextlib.nullcontext():
+                yield watcher
+        finally:
+            self._watcher = None
+
+    def _begin(self, name: str, inner: nn.Module) -> Callable[[nn.Module, Any], None]:
+        holds, linear = any(True for _ in inner.children()), is_linear(inner)
+
+        def begin(_module: nn.Module, args: Any) -> None:
+            if self._watcher is not None:
+                self._watcher.begin(name, args, holds=holds, linear=linear)
+
+        return begin
+
+    def _end(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def end(_module: nn.Module, args: Any, output: Any) -> None:
+            if self._watcher is not None:
+                self._watcher.end(name, args, output)
+
+        return end
 
 
 class Watcher:
-    """Hooks that note the calls of submodules and their tensors, none of which is kept alive."""
+    """Notes the calls of submodules in one run, and their tensors, none of which is kept alive."""
 
     def __init__(self, followed: CentresFollowed) -> None:
         self._followed = followed
@@ -80,29 +104,32 @@ class Watcher:
         self._last = ByTensor[InnerKey]()
         """The last one."""
 
-    def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
-        """Put hooks on a module that note its calls; returns their handles."""
-        holds, linear = any(True for _ in module.children()), is_linear(module)
+    def begin(self, name: str, args: Any, *, holds: bool, linear: bool) -> None:
+        """Note that a call of a module began.
 
-        def begin(_module: nn.Module, args: Any) -> None:
-            self._events += 1
-            caller = self.attending.running[-1][0] if self.attending.running else ""
-            self.attending.running.append((name, holds))
-            self._began.setdefault(name, []).append(self._events)
-            with torch._C.DisableTorchFunction():  # function modes must not see this, and would make it slow
-                self._reads.setdefault(name, []).append(self._source(args[0]) if args else None)
-                self._note_reading(name, caller, args[0] if args else None)
-                if linear and args and self._reads[name][-1] is None:
-                    self._note_vector(name, args[0])
+        Args:
+            name: Path of the module.
+            args: What it is called with.
+            holds: Whether it has children.
+            linear: Whether it is a linear layer.
+        """
+        self._events += 1
+        caller = self.attending.running[-1][0] if self.attending.running else ""
+        self.attending.running.append((name, holds))
+        self._began.setdefault(name, []).append(self._events)
+        with torch._C.DisableTorchFunction():  # function modes must not see this, and would make it slow
+            self._reads.setdefault(name, []).append(self._source(args[0]) if args else None)
+            self._note_reading(name, caller, args[0] if args else None)
+            if linear and args and self._reads[name][-1] is None:
+                self._note_vector(name, args[0])
 
-        def end(_module: nn.Module, args: Any, output: Any) -> None:
-            self._events += 1
-            self.attending.running.pop()
-            call = self._calls[name] = self._calls.get(name, -1) + 1
-            with torch._C.DisableTorchFunction():
-                self._note(name, call, self._began[name].pop(), self._reads[name].pop(), args, output)
-
-        return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+    def end(self, name: str, args: Any, output: Any) -> None:
+        """Note what a call returned."""
+        self._events += 1
+        self.attending.running.pop()
+        call = self._calls[name] = self._calls.get(name, -1) + 1
+        with torch._C.DisableTorchFunction():
+            self._note(name, call, self._began[name].pop(), self._reads[name].pop(), args, output)
 
     def _note_reading(self, name: str, caller: str, value: object) -> None:
         leaf = None
@@ -165,7 +192,7 @@ class Watcher:
 
 
 class _Shapes(Watcher):
-    """Hooks that note shapes alone: which calls read what, and which of them add or attend, an earlier run told."""
+    """Notes shapes alone: which calls read what, and which of them add or attend, an earlier run told."""
 
     def __init__(self, followed: CentresFollowed, known: Mapping[InnerKey, InnerLeaf]) -> None:
         super().__init__(followed)
@@ -173,22 +200,20 @@ class _Shapes(Watcher):
         self._reading = {name for name, _, path in known if path == READ}
         self._begun = Counter[str]()
 
-    def attach(self, name: str, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
-        def begin(_module: nn.Module, args: Any) -> None:
-            key = (name, self._begun[name], READ)
-            self._begun[name] += 1
-            with torch._C.DisableTorchFunction():
-                if key in self._known and args and self._is_like(args[0], self._known[key]):
-                    self.noted[key] = self._leaf(args[0], 0, None, None)
+    def begin(self, name: str, args: Any, *, holds: bool, linear: bool) -> None:
+        if name not in self._reading:
+            return
+        key = (name, self._begun[name], READ)
+        self._begun[name] += 1
+        with torch._C.DisableTorchFunction():
+            if key in self._known and args and self._is_like(args[0], self._known[key]):
+                self.noted[key] = self._leaf(args[0], 0, None, None)
 
-        def end(_module: nn.Module, _args: Any, output: Any) -> None:
-            call = self._calls[name] = self._calls.get(name, -1) + 1
-            with torch._C.DisableTorchFunction():
-                for path, tensor in _leaves_of(output):
-                    self.noted[name, call, path] = self._leaf(tensor, 0, None, None)
-
-        reading = [module.register_forward_pre_hook(begin)] if name in self._reading else []
-        return [*reading, module.register_forward_hook(end)]
+    def end(self, name: str, args: Any, output: Any) -> None:
+        call = self._calls[name] = self._calls.get(name, -1) + 1
+        with torch._C.DisableTorchFunction():
+            for path, tensor in _leaves_of(output):
+                self.noted[name, call, path] = self._leaf(tensor, 0, None, None)
 
     def _is_like(self, value: object, known: InnerLeaf) -> bool:
         """Whether this is a tensor with the axes of another one, and of one cell where that has one."""

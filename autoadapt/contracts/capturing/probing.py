@@ -20,7 +20,7 @@ from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.devices import device_of, on_meta_device
 from autoadapt.contracts.capturing.end_tokens import End
 from autoadapt.contracts.capturing.graph_sizes import graph_sizes, graphs_told
-from autoadapt.contracts.capturing.inner_calls import Watcher, kind_of, times_written, watch
+from autoadapt.contracts.capturing.inner_calls import InnerCalls, Watcher, kind_of, times_written
 from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.capturing.likely_masks import with_lengths
 from autoadapt.contracts.capturing.run_values import keeps_a_call
@@ -127,6 +127,7 @@ class Probe:
         self.drew = False
         """Whether the module certainly drew some."""
         self._caches = OutsideCaches(self._copy if forgets or not real else nn.Module())
+        self._calls = InnerCalls(self._copy if inner else nn.Module())  # after the search, which goes through hooks
 
     def fresh(self) -> Probe:
         """A probe with a new copy; what its real runs leave outside of the module, `forget` of this one removes."""
@@ -207,7 +208,7 @@ class Probe:
             tables.kept(),  # ends after the caches are restored: tables that those removed need no values
             contextlib.nullcontext() if self.real else self._caches.kept(),
             everywhere_meta(not self.real, tables, followed=bool(follow) or flow is not None),
-            watch(self._copy, self._inner and not training and flow is None, followed, known) as watcher,
+            self._calls.watched(self._inner and not training and flow is None, followed, known) as watcher,
             followed if follow else contextlib.nullcontext(),
             flow or contextlib.nullcontext(),
             torch.set_grad_enabled(training),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from autoadapt.contracts.made_tables import MadeTables
 from autoadapt.contracts.meta_device import OnMeta
-from autoadapt.contracts.shape_rules import ShapeRules, are_known, are_plain
+from autoadapt.contracts.shape_rules import ShapeRules, are_known, are_plain, without_values
 
 __all__ = ["everywhere_meta"]
 
@@ -88,7 +88,7 @@ def _gru(x: torch.Tensor, state: Any, *rest: Any) -> tuple[torch.Tensor, ...] | 
 
 def _recurrent(x: torch.Tensor, states: Sequence[torch.Tensor], *rest: Any) -> tuple[torch.Tensor, ...]:
     channels = states[0].shape[-1] * (1 + bool(rest[5]))
-    return x.new_empty(*x.shape[:-1], channels), *map(torch.empty_like, states)
+    return without_values(x, *x.shape[:-1], channels), *map(torch.empty_like, states)
 
 
 def _linear(x: Any = None, weight: Any = None, bias: Any = None, **_by_name: Any) -> torch.Tensor | None:
@@ -97,7 +97,7 @@ def _linear(x: Any = None, weight: Any = None, bias: Any = None, **_by_name: Any
     if _by_name or len(given) < 2 or not are_plain(*given) or weight.dim() != 2 or x.dim() < 2:
         return None
     fits = x.shape[-1] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
-    return x.new_empty(*x.shape[:-1], weight.shape[0]) if fits else None
+    return without_values(x, *x.shape[:-1], weight.shape[0]) if fits else None
 
 
 def _attention(query: Any = None, key: Any = None, value: Any = None, *rest: Any, **named: Any) -> torch.Tensor | None:
@@ -107,7 +107,7 @@ def _attention(query: Any = None, key: Any = None, value: Any = None, *rest: Any
         return None
     if query.dim() < 3 or query.shape[:-2] != key.shape[:-2] or query.shape[-1] != key.shape[-1]:
         return None
-    return query.new_empty(*query.shape[:-1], value.shape[-1]) if key.shape[:-1] == value.shape[:-1] else None
+    return without_values(query, *query.shape[:-1], value.shape[-1]) if key.shape[:-1] == value.shape[:-1] else None
 
 
 _PRODUCTS: Mapping[Any, Callable[..., Any]] = {F.linear: _linear, F.scaled_dot_product_attention: _attention}
