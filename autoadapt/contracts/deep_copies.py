@@ -43,7 +43,13 @@ def deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     for part, shell in zip(reversed(parts), reversed(shells), strict=True):  # children before their parents
         state = vars(shell)
         for name, value in vars(part).items():
-            state[name] = value if type(value) in _ATOMS else _copied(value, memo)
+            kind = type(value)
+            if kind in _ATOMS:
+                state[name] = value
+            elif kind is OrderedDict and not value:  # for hooks: a dozen in each module
+                state[name] = memo.setdefault(id(value), OrderedDict())
+            else:
+                state[name] = _copied(value, memo)
         state.pop("_compiled_call_impl", None)
     copied: nn.Module = copy.deepcopy(module, memo)
     return copied
@@ -75,8 +81,6 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return value
     if (known := memo.get(id(value))) is not None:
         return known
-    if kind is OrderedDict and not value:
-        return memo.setdefault(id(value), OrderedDict())
     if kind is dict:
         copied = memo[id(value)] = {}
         for key, one in value.items():

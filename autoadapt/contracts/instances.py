@@ -99,7 +99,8 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
     while waiting:
         if (part := waiting.pop()) not in found:
             found[part] = None
-            waiting += [child for child in reversed(part._modules.values()) if child is not None]
+            if part._modules:
+                waiting += [child for child in reversed(part._modules.values()) if child is not None]
     return list(found)
 
 

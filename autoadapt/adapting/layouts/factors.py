@@ -88,14 +88,16 @@ def factored(
     given = {axis: dim for axis, dim in given.items() if axis not in folded}
     called = {axis: name for axis, name in called.items() if axis not in folded}
     spec = spec.with_dims([dim.substitute(folded) for dim in spec.dims]) if folded else spec
-    resized = {axis: dim for axis, dim in given.items() if axis not in padded}
+    resized = {axis for axis, dim in given.items() if axis not in padded and _is_resized(dim)}
 
     def atom(factor: Dim) -> Atom:
         kind = frozenset(called.get(axis, axis) for axis in factor.axes)
         slope = factor.slope(next(iter(factor.axes))) if len(factor.axes) == 1 else None
         dim = factor.substitute(given) if given else factor
-        even = any(factor.axes == {one.axis} and _is_resized(resized.get(one.axis)) for one in spec.centres)
-        return Atom(dim, kind, 1 / slope if slope else None, _centres(spec, factor, resized), even)
+        found = [one for one in spec.centres if factor.axes == {one.axis}]
+        even = any(one.axis in resized for one in found)
+        centres = (found[0].first, found[0].step) if found and not even else None
+        return Atom(dim, kind, 1 / slope if slope else None, centres, even)
 
     def atoms(axis: int, factors: Sequence[Dim]) -> tuple[Atom, ...]:
         if spec.map_axis is not None and axis - spec.map_axis in (0, 1):  # of fixed size, as rows or columns
@@ -106,19 +108,13 @@ def factored(
         return tuple(atom(factor) for factor in factors)
 
     split = [_ordered(spec, *leading_and_product(dim), dim) for dim in spec.dims]
-    dims = tuple(dim.substitute(given) for dim in spec.dims) if given else spec.dims
+    dims = {"dims": tuple(dim.substitute(given) for dim in spec.dims)} if given else {}
     return Factored(
-        spec=spec.model_copy(update={"dims": dims}),
+        spec=spec.model_copy(update=dims) if dims else spec,
         prefixes=tuple(prefix for prefix, _, _ in split),
         suffixes=tuple(suffix for _, suffix, _ in split),
         atoms=tuple(atoms(axis, factors) for axis, (_, _, factors) in enumerate(split)),
     )
-
-
-def _centres(spec: TensorSpec, factor: Dim, given: Mapping[str, Dim]) -> tuple[float, float] | None:
-    """The centres along the input axis of a factor; None where they are unknown, or that axis is resized before."""
-    found = [one for one in spec.centres if factor.axes == {one.axis}]
-    return (found[0].first, found[0].step) if found and not _is_resized(given.get(found[0].axis)) else None
 
 
 def _ordered(spec: TensorSpec, extra: int, factors: tuple[Dim, ...], dim: Dim) -> tuple[int, int, tuple[Dim, ...]]:
@@ -138,9 +134,9 @@ def _ordered(spec: TensorSpec, extra: int, factors: tuple[Dim, ...], dim: Dim) -
     return extra - trailing, trailing, factors
 
 
-def _is_resized(size: Dim | None) -> bool:
+def _is_resized(size: Dim) -> bool:
     """Whether an axis of the input is resized: whether its size differs from the target's, if that is large."""
-    return size is not None and any(size.evaluate(dict.fromkeys(size.axes, large)) != large for large in LARGE)
+    return any(size.evaluate(dict.fromkeys(size.axes, large)) != large for large in LARGE)
 
 
 LARGE = (6720, 6721, 6751)

@@ -30,9 +30,17 @@ def output_centres(outputs: Sequence[Sequence[Dim]], runs: Sequence[Run]) -> lis
 
 
 def inner_centres(inner: Mapping[InnerKey, Sequence[Dim]], runs: Sequence[Run]) -> dict[InnerKey, tuple[Centres, ...]]:
-    """The same for inner outputs."""
+    """The same for inner outputs, most of which share the objects of their dims and cells with another."""
+    known: dict[tuple[int, ...], tuple[Centres, ...]] = {}
+
+    def of(dims: Sequence[Dim], grid: Grid, sizes: Mapping[str, int]) -> tuple[Centres, ...]:
+        objects = tuple(map(id, (sizes, grid, *dims)))
+        if objects not in known:
+            known[objects] = _centres(dims, grid, sizes)
+        return known[objects]
+
     return {
-        key: _agreed([_centres(dims, run.inner[key].grid, sizes) for sizes, run in runs if key in run.inner])
+        key: _agreed([of(dims, run.inner[key].grid, sizes) for sizes, run in runs if key in run.inner])
         for key, dims in inner.items()
     }
 

@@ -52,6 +52,8 @@ class Cells:
 
     def grouped(self, count: int) -> Cells:
         """The same extent divided into another number of equal cells."""
+        if count == self.count:
+            return self
         ratio = Fraction(self.count, count)
         return self.read(start=(ratio - 1) / 2, step=ratio, count=count)
 

@@ -28,6 +28,7 @@ from autoadapt.contracts.capturing.perturbing import (
     CORNERS,
     ORDER_CENTRES,
     Centre,
+    Responses,
     order_of_tokens,
     patches,
     responses,
@@ -192,7 +193,8 @@ class Ordering:
             orders[key] = told or self._usual(token, tokens, seen)
             if told is not None:
                 seen[key] = told
-        return orders | {key: told for key in tokens if (told := self._declared(key, tokens)) is not None}
+        stated = tokens if self.declared else ()
+        return orders | {key: told for key in stated if (told := self._declared(key, tokens)) is not None}
 
     def _usual(self, token: TokenAxis, tokens: Mapping[Key, TokenAxis], seen: Mapping[Key, Order]) -> Order:
         """The commonest order of earlier tensors with as many other tokens, and as many cells if there are such."""
@@ -226,7 +228,7 @@ class Ordering:
     def _seen_at(self, sizes: Mapping[str, int], tokens: Mapping[Key, TokenAxis], maps: Mapping[Key, MapAxes]) -> _Seen:
         """Token orders and map axes, from one run on test images at given sizes."""
         seen, images, centres = _Seen({}, {}), images_for(self.axes), _centres(self.axes)
-        answers: dict[Key, torch.Tensor] = {}  # evaluated after the run, since function modes slow down what runs in it
+        answers: dict[Key, Responses] = {}  # evaluated after the run, since function modes slow down what runs in it
 
         def note(key: Key, tensor: torch.Tensor) -> None:
             if key in maps:

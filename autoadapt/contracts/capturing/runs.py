@@ -92,7 +92,9 @@ class Runs:
         if (full, names) not in self._grids:
             self._grids[full, names] = None
             with contextlib.suppress(ProbeError):
-                found = self._grids[full, names] = self.probe.run(self.axes.shapes(sizes), follow=names, known=self._known)
+                found = self._grids[full, names] = self.probe.run(
+                    self.axes.shapes(sizes), follow=names, known=self._known
+                )
                 self._cache.setdefault(full, found)
         return self._grids[full, names]
 

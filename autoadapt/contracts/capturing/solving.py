@@ -296,12 +296,12 @@ def _solution(evidence: _Evidence, dims: Mapping[Column, Dim], checked: bool) ->
     """A formula for every output and inner axis."""
     by_values = {column: evidence.fits(column) for column in evidence.output_columns()}
     known = list(dict.fromkeys(dims.values()))
-    parts = _parts(known)
+    parts = functools.cache(lambda: _parts(known))
 
     def final(column: Column) -> Dim | None:
         if column not in by_values:
             fits = evidence.fits(column)
-            pooled = [dim for dim in parts if evidence.shows(dim, column)] if len(fits) > 1 else []
+            pooled = [dim for dim in parts() if evidence.shows(dim, column)] if len(fits) > 1 else []
             by_values[column] = pooled or fits
         found = by_values[column] or evidence.fits(column, known)
         by_values[column] = found

@@ -200,10 +200,10 @@ class Dim:
             >>> Dim.parse("ceil(H/32)").substitute({"H": Dim.parse("W - 1")})
             Dim('ceil((W - 1)/32)')
         """
-        axes = {name: Form.axis(name) for name in self._form.axes}
-        given = {name: Dim(replacement)._form for name, replacement in replacements.items()}
-        sizes = {name: Dim._of(form) for name, form in (axes | given).items()}
-        return Dim(evaluate(self._form, sizes, Dim.at_least))
+        own = self._form.axes
+        return _substituted(
+            self._form, tuple((axis, Dim(by)._form) for axis, by in replacements.items() if axis in own)
+        )
 
     def slope(self, axis: str) -> Fraction | None:
         """Growth per unit of an axis at large sizes; None where other axes multiply it.
@@ -237,6 +237,12 @@ def _combined(operation: Any, left: Dim | int, right: Dim | int) -> Dim:
     if not isinstance(left, Dim | SupportsIndex) or not isinstance(right, Dim | SupportsIndex):
         return NotImplemented
     return Dim._of(operation(Dim(left)._form, Dim(right)._form))
+
+
+@lru_cache(maxsize=8192)
+def _substituted(form: Form, replacements: tuple[tuple[str, Form], ...]) -> Dim:
+    sizes = {name: Dim._of(Form.axis(name)) for name in form.axes}
+    return Dim(evaluate(form, sizes | {name: Dim._of(by) for name, by in replacements}, Dim.at_least))
 
 
 def _positive(divisor: int) -> int:

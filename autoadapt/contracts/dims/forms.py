@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
 from autoadapt.errors import Mismatch, SignatureError
@@ -193,6 +193,7 @@ class Form:
             for right, right_coefficient in other.terms
         )
 
+    @lru_cache(maxsize=8192)  # noqa: B019 - forms are values, and small
     def __floordiv__(self, divisor: int) -> Form:
         whole = [(monomial, c // divisor) for monomial, c in self.variable.terms if c % divisor == 0]
         rest = Form(tuple((monomial, c) for monomial, c in self.variable.terms if c % divisor))
