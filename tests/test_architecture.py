@@ -55,6 +55,8 @@ INSIDE = {
         "modes",
         "caches",
         "made_tables",
+        "meta_tensors",
+        "norm_rules",
         "shape_rules",
         "meta_device",
         "randomness",

@@ -11,10 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["RULES", "ShapeRules", "are_known", "are_plain", "without_values"]
+from autoadapt.contracts.meta_tensors import alike, are_known, are_plain, is_dense, is_known, without_values
+from autoadapt.contracts.norm_rules import (
+    batch_norm,
+    batch_norm_backward,
+    group_norm,
+    group_norm_backward,
+    layer_norm,
+    layer_norm_backward,
+)
+
+__all__ = ["RULES", "ShapeRules"]
 
 aten = torch.ops.aten
 Tensor: TypeAlias = torch.Tensor
@@ -44,49 +53,35 @@ class ShapeRules(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def are_plain(*tensors: Any) -> bool:
-    """Whether rules cover these tensors: contiguous floating ones of one dtype on the meta device."""
-    dtype = tensors[0].dtype
-    return all(_is_known(one) and one.dtype is dtype and _is_contiguous(one) for one in tensors)
-
-
-def _is_contiguous(x: Tensor) -> bool:
-    """Whether a tensor is contiguous, and not in `channels_last` as well, as maps of one cell or one channel can be."""
-    if not x.is_contiguous() or x.dim() < 4:
-        return x.is_contiguous()
-    channels_last = (torch.channels_last, torch.channels_last_3d)[x.dim() == 5]
-    return (
-        x.dim() > 5
-        or not x.is_contiguous(memory_format=channels_last)
-        or x.stride() == without_values(x, *x.shape).stride()
-    )
-
-
-def _is_known(value: Any) -> bool:
-    """Whether this is a floating tensor or parameter on the meta device, and of no other subclass."""
-    return (
-        type(value) in (Tensor, nn.Parameter)
-        and value.is_meta
-        and value.layout is torch.strided
-        and value.is_floating_point()
-    )
-
-
-def without_values(like: Tensor, *shape: int) -> Tensor:
-    """A tensor of a shape, of the dtype and on the device of another; `new_empty` computes that in Python."""
-    return torch.empty(shape, dtype=like.dtype, device=like.device)
-
-
 def _elementwise(*args: Any, **named: Any) -> Tensor | None:
-    """The result has shape and strides of the tensor that all others broadcast to."""
-    lead = _lead([*args, *named.values()])
-    if lead is None:
+    """The result lies as the tensor that all others broadcast to, or as the first one, or is contiguous as all are."""
+    tensors = _tensors([*args, *named.values()])
+    if tensors is None:
         return None
-    return without_values(lead, *lead.shape) if lead.is_contiguous() else aten.clone.default(lead)
+    first, lead = tensors[0], _longest(tensors)
+    if all(_goes_with(lead, one) for one in tensors):
+        return without_values(lead, *lead.shape) if lead.is_contiguous() else alike(lead)
+    shape = _broadcast(tensors)
+    if shape is not None and (first.shape == shape and 1 not in shape and is_dense(first)):
+        return alike(first)
+    return without_values(lead, *shape) if shape is not None and are_plain(*tensors) else None
+
+
+def _broadcast(tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
+    """The common shape of tensors with as many axes; None where there is none."""
+    if len({one.dim() for one in tensors}) > 1:
+        return None
+    found = [{size for size in sizes if size != 1} for sizes in zip(*(one.shape for one in tensors), strict=True)]
+    return None if any(len(sizes) > 1 for sizes in found) else tuple(next(iter(sizes), 1) for sizes in found)
+
+
+def _longest(tensors: Sequence[Tensor]) -> Tensor:
+    return max(tensors, key=lambda one: (one.dim(), one.numel()))
 
 
 def _elementwise_backward(gradient: Tensor, x: Tensor, *args: Any, **named: Any) -> Tensor | None:
-    return _elementwise(gradient, x, *args, **named) if gradient.shape == x.shape else None
+    lies_alike = gradient.shape == x.shape and _goes_with(gradient, x)
+    return _elementwise(gradient, x, *args, **named) if lies_alike else None
 
 
 def _written(x: Any, *args: Any, **named: Any) -> Tensor | None:
@@ -97,15 +92,17 @@ def _written(x: Any, *args: Any, **named: Any) -> Tensor | None:
 
 def _lead(values: Sequence[Any]) -> Tensor | None:
     """The tensor that all others broadcast to; None where there is none, or the rule does not cover them."""
+    tensors = _tensors(values)
+    lead = None if tensors is None else _longest(tensors)
+    return lead if lead is not None and all(_goes_with(lead, one) for one in tensors or ()) else None
+
+
+def _tensors(values: Sequence[Any]) -> list[Tensor] | None:
+    """The tensors among arguments, the others of which are plain numbers; None where rules do not cover them."""
     tensors = [one for one in values if isinstance(one, Tensor)]
-    lead = max(tensors, key=lambda one: (one.dim(), one.numel()))
-    for one in values:
-        if isinstance(one, Tensor):
-            if not _is_known(one) or one.dtype is not lead.dtype or not _goes_with(lead, one):
-                return None
-        elif not (one is None or type(one) in (int, float, str)):
-            return None
-    return lead
+    numbers = (one for one in values if not isinstance(one, Tensor))
+    fits = are_known(*tensors) and all(one is None or type(one) in (int, float, str) for one in numbers)
+    return tensors if fits else None
 
 
 def _goes_with(lead: Tensor, other: Tensor) -> bool:
@@ -130,7 +127,7 @@ def _along_backward(gradient: Tensor, x: Tensor, _dim: int, dtype: torch.dtype) 
 
 def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_factors: Any) -> Tensor | None:
     made = _mm(left, right)
-    return made if made is not None and are_plain(left, bias) and bias.shape == made.shape[1:] else None
+    return made if made is not None and are_plain(made, bias) and bias.shape == made.shape[1:] else None
 
 
 def _mm(left: Tensor, right: Tensor) -> Tensor | None:
@@ -146,11 +143,6 @@ def _bmm(left: Tensor, right: Tensor) -> Tensor | None:
     return without_values(left, *left.shape[:2], right.shape[2])
 
 
-def are_known(*tensors: Any) -> bool:
-    """Whether all are floating tensors of one dtype on the meta device, contiguous or not."""
-    return all(map(_is_known, tensors)) and len({one.dtype for one in tensors}) == 1
-
-
 def _convolved(
     x: Tensor,
     weight: Tensor,
@@ -164,7 +156,12 @@ def _convolved(
 ) -> Tensor | None:
     """Convolutions of batches, as `floor((size + 2 padding - dilation (kernel - 1) - 1) / stride) + 1`."""
     axes = x.dim() - 2
-    if transposed or not axes > 0 or not are_plain(x, weight, *_given(bias)) or weight.dim() != x.dim():
+    if (
+        transposed
+        or not axes > 0
+        or not are_plain(x, weight, *([] if bias is None else [bias]))
+        or weight.dim() != x.dim()
+    ):
         return None
     if any(len(one) != axes for one in (stride, padding, dilation)) or 0 in (*x.shape, *weight.shape):
         return None
@@ -179,96 +176,6 @@ def _convolved(
     return without_values(x, x.shape[0], weight.shape[0], *(over // step + 1 for over, step in left))
 
 
-def _given(*tensors: Tensor | None) -> list[Tensor]:
-    return [one for one in tensors if one is not None]
-
-
-def _layer_norm(
-    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, _eps: float
-) -> tuple[Tensor, ...] | None:
-    """The result is contiguous, whatever the strides of the input."""
-    given, kept = _given(weight, bias), x.dim() - len(shape)
-    if not (_is_single(x) and shape and kept >= 0 and list(x.shape[kept:]) == list(shape) and are_plain(*given, x[:0])):
-        return None
-    if any(list(one.shape) != list(shape) for one in given):
-        return None
-    moments = (*x.shape[:kept], *(1 for _ in shape))
-    return without_values(x, *x.shape), without_values(x, *moments), without_values(x, *moments)
-
-
-def _is_single(x: Tensor) -> bool:
-    """Whether a norm's mean and variance have the dtype of its input, which half precision does not guarantee."""
-    return _is_known(x) and x.dtype in (torch.float32, torch.float64)
-
-
-def _batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    training: bool,
-    _momentum: float,
-    _eps: float,
-) -> tuple[Tensor, ...] | None:
-    """Outputs of `native_batch_norm`: `[B, C, ...]`, and mean and inverse deviation `[C]`."""
-    given = _given(weight, bias, mean, variance)
-    if x.dim() < 2 or not _is_single(x) or not are_plain(x, *given) or 0 in x.shape:
-        return None
-    if (mean is None) != (variance is None) or (x.numel() == x.shape[1] if training else mean is None):
-        return None
-    if any(one.shape != x.shape[1:2] for one in given):
-        return None
-    return without_values(x, *x.shape), without_values(x, x.shape[1]), without_values(x, x.shape[1])
-
-
-def _group_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    count: int,
-    channels: int,
-    _size: int,
-    groups: int,
-    _eps: float,
-) -> tuple[Tensor, ...] | None:
-    """Outputs of `native_group_norm`: `[B, C, ...]`, and mean and inverse deviation `[B, groups]`."""
-    given = _given(weight, bias)
-    if not _is_single(x) or not are_plain(x, *given) or any(one.shape != (channels,) for one in given):
-        return None
-    if tuple(x.shape[:2]) != (count, channels) or groups < 1 or channels % groups:
-        return None
-    return without_values(x, *x.shape), without_values(x, count, groups), without_values(x, count, groups)
-
-
-def _norm_backward(gradient: Tensor, x: Tensor, sizes: Sequence[int], weights: Sequence[Any], wanted: Any) -> Any:
-    """Gradients of input, weight and bias, where all three are wanted."""
-    if not all(wanted) or any(one is None or list(one.shape) != list(sizes) for one in weights):
-        return None
-    if not _is_single(x) or not are_plain(x, gradient, *weights) or gradient.shape != x.shape:
-        return None
-    return without_values(x, *x.shape), without_values(x, *sizes), without_values(x, *sizes)
-
-
-def _layer_norm_backward(gradient: Tensor, x: Tensor, shape: Sequence[int], *rest: Any) -> Any:
-    """As a contiguous gradient lies, however the axes of the input do."""
-    _mean, _rstd, weight, bias, wanted = rest
-    fits = shape and list(x.shape[-len(shape) :]) == list(shape) and gradient.shape == x.shape
-    if not fits or not are_known(gradient, x):
-        return None
-    return _norm_backward(gradient, gradient, shape, (weight, bias), wanted)
-
-
-def _batch_norm_backward(gradient: Tensor, x: Tensor, weight: Any, *rest: Any) -> Any:
-    return _norm_backward(gradient, x, x.shape[1:2], (weight,), rest[-1])
-
-
-def _group_norm_backward(gradient: Tensor, x: Tensor, *rest: Any) -> Any:
-    _mean, _rstd, weight, count, channels, _size, groups, wanted = rest
-    fits = tuple(x.shape[:2]) == (count, channels) and groups > 0 and channels % groups == 0
-    return _norm_backward(gradient, x, x.shape[1:2], (weight,), wanted) if fits else None
-
-
 def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     """The output of `cat`."""
     first = tensors[0]
@@ -281,13 +188,55 @@ def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     return without_values(first, *first.shape[:at], sum(one.shape[at] for one in tensors), *first.shape[at + 1 :])
 
 
+def _stacked(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
+    """The output of `stack`."""
+    first = tensors[0]
+    if not are_plain(*tensors) or not -first.dim() - 1 <= dim <= first.dim():
+        return None
+    if any(one.shape != first.shape for one in tensors):
+        return None
+    at = dim % (first.dim() + 1)
+    return without_values(first, *first.shape[:at], len(tensors), *first.shape[at:])
+
+
+def _copied(x: Tensor, *, memory_format: torch.memory_format | None = None) -> Tensor | None:
+    """The output of `clone`."""
+    if memory_format is torch.contiguous_format:
+        return without_values(x, *x.shape) if is_known(x) else None
+    return alike(x) if memory_format in (None, torch.preserve_format) and is_known(x) and is_dense(x) else None
+
+
+def _rolled(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor | None:
+    fits = are_plain(x) and len(shifts) == len(dims) > 0 and all(-x.dim() <= one < x.dim() for one in dims)
+    return without_values(x, *x.shape) if fits else None
+
+
+def _filled(x: Tensor, mask: Tensor, value: Any) -> Tensor | None:
+    """The output of `masked_fill`."""
+    fits = are_plain(x) and type(mask) is Tensor and mask.is_meta and mask.dtype is torch.bool and mask.is_contiguous()
+    return without_values(x, *x.shape) if fits and mask.shape == x.shape and type(value) in (int, float) else None
+
+
+def _compared(x: Tensor, other: Any) -> Tensor | None:
+    fits = are_plain(x) and type(other) in (int, float)
+    return torch.empty(x.shape, dtype=torch.bool, device=x.device) if fits else None
+
+
+def _looked_up(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor | None:
+    """The output of indexing by one tensor of integers: rows of a table."""
+    rows = indices[0] if len(indices) == 1 else None
+    if type(rows) is not Tensor or not rows.is_meta or rows.dtype is not torch.int64 or not rows.is_contiguous():
+        return None
+    return without_values(x, *rows.shape, *x.shape[1:]) if x.dim() and are_plain(x) and 0 not in x.shape else None
+
+
 def _reduced(x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, *, dtype: Any = None) -> Tensor | None:
-    """The output of `mean` or `sum` over some axes."""
+    """The output of `mean` or `sum` over some axes; of a tensor that is not contiguous where one axis is left."""
     axes = x.dim()
-    if not dims or dtype is not None or not are_plain(x) or not all(-axes <= one < axes for one in dims):
+    if not dims or dtype is not None or not is_known(x) or not all(-axes <= one < axes for one in dims):
         return None
     left_out = {one % axes for one in dims}
-    if len(left_out) < len(dims):
+    if len(left_out) < len(dims) or not (are_plain(x) or len(left_out) == axes - 1):
         return None
     kept = [1 if at in left_out else size for at, size in enumerate(x.shape) if keepdim or at not in left_out]
     return without_values(x, *kept)
@@ -333,16 +282,22 @@ RULES: Mapping[Any, Callable[..., Any]] = {
     **dict.fromkeys(_overloads("mean.dim sum.dim_IntList"), _reduced),
     **dict.fromkeys(_overloads("_softmax _log_softmax _safe_softmax"), _along),
     **dict.fromkeys(_overloads("_softmax_backward_data _log_softmax_backward_data"), _along_backward),
+    **dict.fromkeys(_overloads("eq.Scalar ne.Scalar lt.Scalar gt.Scalar"), _compared),
+    aten.clone.default: _copied,
+    aten.stack.default: _stacked,
+    aten.roll.default: _rolled,
+    aten.masked_fill.Scalar: _filled,
+    aten.index.Tensor: _looked_up,
     aten.addmm.default: _addmm,
     aten.mm.default: _mm,
     aten.bmm.default: _bmm,
     aten.cat.default: _joined,
     aten.convolution.default: _convolved,
-    aten.native_layer_norm.default: _layer_norm,
-    aten.native_batch_norm.default: _batch_norm,
-    aten.native_group_norm.default: _group_norm,
-    aten.native_layer_norm_backward.default: _layer_norm_backward,
-    aten.native_batch_norm_backward.default: _batch_norm_backward,
-    aten.native_group_norm_backward.default: _group_norm_backward,
+    aten.native_layer_norm.default: layer_norm,
+    aten.native_batch_norm.default: batch_norm,
+    aten.native_group_norm.default: group_norm,
+    aten.native_layer_norm_backward.default: layer_norm_backward,
+    aten.native_batch_norm_backward.default: batch_norm_backward,
+    aten.native_group_norm_backward.default: group_norm_backward,
 }
 """By operation, a function that returns its result, or None where the rule does not apply."""

@@ -124,6 +124,13 @@ SPECIAL = {
     "_safe_softmax": st.tuples(tensors(), dims),
     "_softmax_backward_data": st.tuples(tensors([2, 3]), tensors([2, 3]), st.just(1), st.sampled_from(DTYPES)),
     "_log_softmax_backward_data": st.tuples(tensors([2, 3]), tensors([2, 3]), st.just(1), st.sampled_from(DTYPES)),
+    "stack": st.tuples(alike(count=3), dims),
+    "clone": st.tuples(tensors()),
+    "roll": st.tuples(tensors(), st.lists(st.integers(-2, 2), max_size=2), st.lists(dims, max_size=2)),
+    "masked_fill": st.tuples(tensors(), tensors(dtype=torch.bool), numbers),
+    "index": st.tuples(
+        tensors(), st.lists(st.one_of(st.none(), tensors(st.just([2, 3]), torch.int64)), min_size=1, max_size=2)
+    ),
     "clamp": st.tuples(tensors(), numbers, numbers),
     "pow": st.tuples(tensors(), numbers),
     "threshold_backward": alike().map(lambda both: (*both, 0)),

@@ -69,8 +69,9 @@ class _Reading:
         """The response of each cell, `[frames, rows, columns]`."""
         found = response_N[self.before : self.before + self.grid.cells]
         axes = in_order("THW", self.cells)
-        cells: Responses = found.reshape([self.grid.sides[axis] for axis in axes])
-        return cells.transpose([axes.index(axis) for axis in "THW"])
+        sides, order = [self.grid.sides[axis] for axis in axes], [axes.index(axis) for axis in "THW"]
+        cells: Responses = found.reshape(sides).transpose(order)
+        return cells
 
     def cell(self, centre: Centre) -> tuple[int, int, int]:
         """The cell that a place lies in."""

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from autoadapt.contracts.made_tables import MadeTables
 from autoadapt.contracts.meta_device import OnMeta
-from autoadapt.contracts.shape_rules import ShapeRules, are_known, are_plain, without_values
+from autoadapt.contracts.meta_tensors import are_known, are_plain, without_values
+from autoadapt.contracts.shape_rules import ShapeRules
 
 __all__ = ["everywhere_meta"]
 
