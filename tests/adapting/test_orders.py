@@ -183,7 +183,7 @@ def test_the_module_runs_once_for_real_and_on_meta_not_at_all():
 
 
 def test_tokens_that_move_alike_tell_nothing_and_peaks_elsewhere_tell_disorder():
-    assert order_of_tokens(torch.ones(2, 30), Grid(5, 6)) is None
+    assert order_of_tokens(torch.ones(2, 30).numpy(), Grid(5, 6)) is None
     peaks = torch.full((2, 30), 0.1)
     peaks[0, 11], peaks[1, 2] = 3.0, 3.0
-    assert order_of_tokens(peaks, Grid(5, 6)) == ("unknown", 0)
+    assert order_of_tokens(peaks.numpy(), Grid(5, 6)) == ("unknown", 0)
