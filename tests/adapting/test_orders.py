@@ -12,7 +12,7 @@ from torch import nn
 
 import autoadapt as aa
 from autoadapt.contracts.capturing.cell_grid import Grid
-from autoadapt.contracts.capturing.perturbing import order_of_tokens
+from autoadapt.contracts.capturing.perturbing import order_of_tokens, responses
 from autoadapt.contracts.signature import AxisSizes
 from autoadapt.errors import MatchError
 
@@ -187,3 +187,9 @@ def test_tokens_that_move_alike_tell_nothing_and_peaks_elsewhere_tell_disorder()
     peaks = torch.full((2, 30), 0.1)
     peaks[0, 11], peaks[1, 2] = 3.0, 3.0
     assert order_of_tokens(peaks.numpy(), Grid(5, 6)) == ("unknown", 0)
+
+
+@pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
+def test_tokens_without_a_finite_change_tell_no_order_and_no_warning(value):
+    found = responses(torch.full((3, 30, 4), value))
+    assert order_of_tokens(found, Grid(5, 6)) is None

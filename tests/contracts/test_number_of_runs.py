@@ -1,5 +1,7 @@
 """A capture runs a module no more often than it takes to tell its sizes."""
 
+import gc
+import weakref
 from typing import ClassVar
 
 import pytest
@@ -8,6 +10,8 @@ from torch import nn
 
 import autoadapt as aa
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.centres import CentresFollowed
+from autoadapt.contracts.capturing.inner_calls import InnerCalls
 from autoadapt.contracts.capturing.probing import Probe
 from autoadapt.contracts.leaves import READ
 
@@ -96,6 +100,34 @@ def test_a_run_at_another_size_notes_the_shapes_that_a_run_at_length_notes():
     assert first.inner.keys() == at_length.inner.keys() == shapes.inner.keys()
     for key, leaf in shapes.inner.items():
         assert leaf.shape == at_length.inner[key].shape != first.inner[key].shape
+
+
+def test_a_run_that_follows_cells_and_notes_shapes_alone_finds_the_cells_that_a_run_at_length_finds():
+    probe = Probe(Streams(), Arguments({"x": torch.zeros(2, 3, 32, 32)}, 1), real=False, inner=True)
+    known, names, sizes = probe.run().inner, [("B", "", "H", "W")], [(1, 3, 64, 40)]
+    at_length, shapes = (probe.run(sizes, follow=names, known=noted) for noted in (None, known))
+    assert shapes.grids == at_length.grids
+    assert any(leaf.grid for leaf in shapes.inner.values())
+    for key, leaf in shapes.inner.items():
+        assert leaf.grid == at_length.inner[key].grid
+
+
+def test_hooks_are_put_on_a_copy_once_and_let_it_go():
+    model, followed = Streams(), CentresFollowed([])
+    calls = InnerCalls(model)
+    for _ in range(2):
+        with torch.no_grad(), calls.watched(True, followed) as watcher:
+            model(torch.zeros(1, 3, 8, 8))
+        assert watcher.noted
+    assert all(len(part._forward_hooks) == 1 for path, part in model.named_modules() if path)
+    gc.collect()
+    gc.disable()
+    try:
+        kept = weakref.ref(model)
+        del model
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 LEVEL = "f32[B, 4, ceil(H/2), ceil(W/2)]"
