@@ -16,7 +16,7 @@ __all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
 
 
 class OutputFit(MadeByHand):
-    """How well one output is explained, on images that it was not fitted on, by what is written: also after steps."""
+    """How well one output is explained by maps of three quarters of the images, on the others; also after steps."""
 
     target: str
     source: str
