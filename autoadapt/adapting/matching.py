@@ -316,8 +316,9 @@ class _Matching:
         taken = {pairing.source for pairing in self.found.values()}
         if ordered:
             listed = [option for option in options if self.sources[option].listed]
-            chosen = shared_out(listed if len(listed) >= len(paths) else options, len(paths), self.sources)
-            for path, option, found in zip(paths, chosen, shared_out(options, len(paths), self.sources), strict=True):
+            wanted = [self._specs[path] for path in paths]
+            chosen = shared_out(listed if len(listed) >= len(paths) else options, wanted, self.sources)
+            for path, option, found in zip(paths, chosen, shared_out(options, wanted, self.sources), strict=True):
                 others = tuple(other for other in options if other != option)
                 remark = "" if option == found else f"{self.name} lists {option} as its level, before {found}"
                 if option in taken and name_in(path):

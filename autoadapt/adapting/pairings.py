@@ -30,6 +30,7 @@ __all__ = [
     "levels_for",
     "name_in",
     "named_alike",
+    "nearest_in_order",
     "no_deeper",
     "shared_out",
     "spread",
@@ -106,11 +107,52 @@ def spread(options: Sequence[str], count: int) -> list[str]:
     return [options[-(-(i + 1) * len(options) // count) - 1] for i in range(count)]
 
 
-def shared_out(options: Sequence[str], count: int, sources: Mapping[str, Source]) -> list[str]:
-    """`count` options: of recurrent states the first ones, `h` of `(h, c)`; of others as from `spread`."""
-    if all(is_state(sources[option].spec) for option in options):
-        return [options[min(i, len(options) - 1)] for i in range(count)]
-    return spread(options, count)
+def shared_out(options: Sequence[str], wanted: Sequence[TensorSpec], sources: Mapping[str, Source]) -> list[str]:
+    """An option for each target: of recurrent states the first ones, `h` of `(h, c)`; of others as from `spread`.
+
+    Where all are known to depend on a share of the blocks of a transformer, those with the nearest shares.
+    """
+    specs = [sources[option].spec for option in options]
+    if all(map(is_state, specs)):
+        return [options[min(i, len(options) - 1)] for i in range(len(wanted))]
+    found, shares = [one.share for one in specs if one.share is not None], [one.share for one in wanted]
+    known = [share for share in shares if share is not None]
+    if len(found) < len(specs) or len(known) < len(shares) or sorted(found) != found or sorted(known) != known:
+        return spread(options, len(wanted))
+    return [options[i] for i in nearest_in_order(known, found)]
+
+
+def nearest_in_order(wanted: Sequence[float], offered: Sequence[float]) -> list[int]:
+    """For each number the place of one near to it, at the least sum of distances; later ones get later places.
+
+    No place is given twice where there are enough. Of equal sums the later places are taken.
+
+    Args:
+        wanted: Numbers in ascending order.
+        offered: Numbers in ascending order.
+
+    Example:
+        >>> nearest_in_order([0.5, 1], [0, 0.25, 0.5, 0.75, 1]), nearest_in_order([0, 0.5, 1], [0.5, 1])
+        ([2, 4], [0, 0, 1])
+    """
+    apart = len(offered) >= len(wanted)
+    best: list[tuple[float, list[int]]] = [(0.0, [])] * len(offered)
+    for i, number in enumerate(wanted):
+        made: list[tuple[float, list[int]]] = []
+        least: tuple[float, list[int]] = (0.0, []) if i == 0 else (math.inf, [])
+        for j, other in enumerate(offered):
+            if i and not apart:
+                least = min(least, best[j], key=_later)
+            cost = round(least[0] + abs(number - other), 6)
+            made.append((cost, [*least[1], j]))
+            if i and apart:
+                least = min(least, best[j], key=_later)
+        best = made
+    return min(best, key=_later)[1]
+
+
+def _later(found: tuple[float, list[int]]) -> tuple[float, int]:
+    return found[0], -found[1][-1] if found[1] else 0
 
 
 def cell(tensor: Factored) -> Fraction:

@@ -59,10 +59,56 @@ def test_a_dict_of_them_is_served_by_depth():
     assert found["a"] < found["b"] < "4"
 
 
-def test_two_of_them_are_served_in_their_own_order():
-    assert list(served(lambda states: states, lambda states: (states[4], states[1])).values()) == ["4", "2"]
-    assert list(served(lambda states: states, lambda states: {3: states[3], 1: states[1]}).values()) == ["4", "2"]
-    assert list(served(lambda states: states, lambda states: (states[1], states[4])).values()) == ["2", "4"]
+def test_some_of_them_are_served_from_where_they_stand_in_their_own_order():
+    assert list(served(lambda states: states, lambda states: (states[4], states[1])).values()) == ["4", "1"]
+    assert list(served(lambda states: states, lambda states: {3: states[3], 1: states[1]}).values()) == ["3", "1"]
+    assert list(served(lambda states: states, lambda states: (states[1], states[4])).values()) == ["1", "4"]
+
+
+def chosen(new, old, depth):
+    """The states of a stack of as many layers that serve the outputs of one of 4 layers."""
+    net = aa.adapt(Stack(6, depth, new).eval(), like=Stack(8, 4, old).eval(), inputs=IDS)
+    return [int(route.source.removeprefix("layers.")) for route in net.plan.routes]
+
+
+@pytest.mark.parametrize(
+    ("at", "depth", "served"),
+    [
+        (slice(3), 8, [0, 2, 4]),
+        (slice(3, 5), 8, [6, 8]),
+        (slice(1, 3), 4, [1, 2]),
+        (slice(5), 8, [0, 2, 4, 6, 8]),
+        (slice(5), 2, [0, 1, 1, 2, 2]),
+    ],
+)
+def test_states_come_from_behind_the_same_share_of_blocks(at, depth, served):
+    assert chosen(lambda states: states, lambda states: tuple(states[at]), depth) == served
+
+
+def test_so_do_blocks_that_are_tapped():
+    assert chosen(lambda states: states[-1], lambda states: tuple(states[1:3]), 8)[0] == 1
+
+
+class Both(nn.Module):
+    """An encoder, and a decoder that reads it: states of both come out."""
+
+    def __init__(self, width, depth):
+        super().__init__()
+        self.encoder, self.decoder = (Stack(width, depth, lambda states: states) for _ in range(2))
+
+    def forward(self, tokens, others):
+        read = self.encoder(tokens)
+        states = [self.decoder.embed(others)]
+        for layer in self.decoder.layers:
+            states.append(layer(states[-1] + read[-1].mean(1, keepdim=True)))
+        return {"encoder": read, "decoder": states}
+
+
+def test_the_share_is_that_of_an_encoder_or_of_a_decoder():
+    signature = aa.capture(Both(8, 2).eval(), (IDS, IDS[:, :5]))
+    assert [spec.share for spec in signature.outputs.leaves] == [0, 0.5, 1, 0, 0.5, 1]
+    spec = signature.outputs.leaves[1]
+    assert aa.TensorSpec.parse(spec.in_full).share == 0.5
 
 
 def test_sequences_of_vectors_as_well():

@@ -88,6 +88,7 @@ class Depths:
         self._even = _even(self._blocks, len(image) - 1)
         self._found = nodes
         self._depth_of = {i: self._block(i, nodes[i].behind) for i in self._blocks}
+        self._rows = _rows(nodes, self._even) if image else _rows_of_sequences(module, nodes)
 
     def on_outputs(self, specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
         """Specs of the outputs with their depths."""
@@ -151,6 +152,7 @@ class Depths:
         """A spec with its depth, which is that of the deepest block that it depends on."""
         if behind is None or not spec.is_floating:
             return spec
+        spec = spec.model_copy(update={"share": self._share(behind)})
         found = [depth for i, depth in self._depth_of.items() if behind.nodes >> i & 1]
         place = place_of(shape, self._image)
         if place is None and not found:
@@ -158,6 +160,14 @@ class Depths:
         if not self._even:
             found.append(place.octaves if place else 0.0)
         return spec.model_copy(update={"depth": round(max(found, default=1.0), 2)})
+
+    def _share(self, behind: Behind) -> float | None:
+        """The share of blocks that a tensor depends on, of the last row of which there are any; None without rows."""
+        if not self._rows:
+            return None
+        counts = [((behind.nodes & row).bit_count(), row) for row in self._rows]
+        count, row = next((found for found in reversed(counts) if found[0]), counts[0])
+        return round(count / row.bit_count(), 4)
 
     def _block(self, i: int, behind: Behind) -> float:
         """The depth of a block, in octaves of stride, given what it depends on."""
@@ -169,6 +179,28 @@ class Depths:
         wider = place.width / self._blocks[first].width
         dilated = behind.dilation / self._found[first].itself.dilation
         return place.octaves + max(math.floor(math.log2(max(wider, dilated)) + 0.1), 0)
+
+
+def _rows(nodes: Sequence[Node], blocks: Iterable[int]) -> list[int]:
+    """Blocks by the list that holds them, as those of an encoder and of a decoder, as bits, in the order of runs."""
+    found: dict[str, int] = {}
+    for i in sorted(blocks):
+        parent = ".".join(part for part in nodes[i].key[0].split(".") if not part.isdigit())
+        found[parent] = found.get(parent, 0) | 1 << i
+    return [row for row in found.values() if row.bit_count() > 1]
+
+
+def _rows_of_sequences(module: nn.Module, nodes: Sequence[Node]) -> list[int]:
+    """The rows of blocks that return tokens of the most usual width, where the input is no image."""
+    places = [Place(0.0, node.shape[-1]) if len(node.shape) == 3 and node.key[2] in _FIRST else None for node in nodes]
+    blocks = _blocks(module, nodes, places)
+    widths = [nodes[i].shape[-1] for i in blocks]
+    usual = max(widths, key=widths.count, default=0)
+    return _rows(nodes, [i for i in blocks if nodes[i].shape[-1] == usual])
+
+
+_FIRST = ("", "output", "0")
+"""Paths of the only or the first tensor that a module returns."""
 
 
 def _channels_last(module: nn.Module, nodes: Iterable[Node]) -> dict[Key, Node]:

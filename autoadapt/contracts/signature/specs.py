@@ -48,9 +48,10 @@ _LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE
 }
 """torch's own names of dtypes, which `parse` takes too."""
 _SPEC = re.compile(
-    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|class|first|last|points|rows|norm|probabilities|never|between)\b)[a-z]\w*)?\s*"
+    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|share|class|first|last|points|rows|norm|probabilities|never|between)\b)[a-z]\w*)?\s*"
     r"(?:in (?P<cells>columns|unknown|HTW|HWT|TWH|WTH) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
     r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
+    r"(?:share (?P<share>[01](?:\.\d+)?)\b)?\s*"
     r"(?P<class_token>class token)?\s*(?:(?P<end_token>first|last) token)?\s*"
     r"(?:points on axis (?P<point_axis>[12])\b)?\s*(?:rows on axis (?P<map_axis>[12])\b)?\s*"
     r"(?:(?P<held>norm 1|(?:log-)?probabilities|never negative|between (?:0|-1) and 1)"
@@ -132,6 +133,8 @@ class TensorSpec(Frozen):
     depth: float | None = Field(default=None, exclude_if=lambda depth: depth is None, repr=False)
     """How much of the module it depends on, in octaves (`capturing/depths.py`): 5 is a whole network whose last stride
     is 32. Not compared by `==`."""
+    share: float | None = Field(default=None, exclude_if=lambda share: share is None, repr=False)
+    """Of a transformer's blocks in a row, the share that it depends on, from 0 to 1. Not compared by `==`."""
     class_token: bool = Field(default=False, exclude_if=lambda told: not told, repr=False)
     """Whether it is computed from the class token alone, and not by pooling cells. Not compared by `==`."""
     first_token: bool = Field(default=False, exclude_if=lambda told: not told, repr=False)
@@ -170,7 +173,7 @@ class TensorSpec(Frozen):
 
     @classmethod
     def parse(cls, text: str) -> TensorSpec:
-        """Read `dtype[dims] role centres 43 + 8 i depth 5 class token points on axis 1 norm 1 along axis 1 = path`.
+        """Read `dtype[dims] role centres 43 + 8 i depth 5 share 1 class token points on axis 1 norm 1 = path`.
 
         All but dtype and dims may be left out. A dtype may have torch's name: `float32[B, 8]` is `f32[B, 8]`. Centres
         hold for all spatial axes, unless they name one: `centres 43 + 8 i along H, 3.5 + 8 i along W`.
@@ -203,6 +206,7 @@ class TensorSpec(Frozen):
             trailing=int(found["trailing"] or 0),
             centres=_read_centres(found["centres"], dims) if found["centres"] else (),
             depth=float(found["depth"]) if found["depth"] else None,
+            share=float(found["share"]) if found["share"] else None,
             class_token=bool(found["class_token"]),
             first_token=found["end_token"] == "first",
             last_token=found["end_token"] == "last",
@@ -247,6 +251,8 @@ class TensorSpec(Frozen):
             yield "centres " + ", ".join(one.in_full for one in self.centres)
         if self.depth is not None:
             yield f"depth {_number(self.depth)}"
+        if self.share is not None:
+            yield f"share {_number(self.share)}"
         if self.class_token:
             yield "class token"
         if self.first_token or self.last_token:
