@@ -79,7 +79,7 @@ def compiles_anew() -> Iterator[None]:
 def no_made_images(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibration makes no images where they are not what is tested; pages show what users see."""
     if request.path.name != "test_docs.py":
-        monkeypatch.setattr("autoadapt.calibration.making.MADE", 0)
+        monkeypatch.setattr("autoadapt.calibration.made_images.MADE", 0)
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from autoadapt.calibration.dealing import facts_of, refuse_unlike
 from autoadapt.calibration.deciding import Deciding, Outcome
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.judging import Head, Loss, copied_head
-from autoadapt.calibration.making import Augment
+from autoadapt.calibration.made_images import Augment
 from autoadapt.calibration.paired_runs import Pair, pair_of
-from autoadapt.calibration.progress import progress
+from autoadapt.calibration.progress_bars import progress
 from autoadapt.calibration.projections import set_weights
 from autoadapt.calibration.refining import Refine, steps_of
 from autoadapt.calibration.results import Calibration

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, TypeAlias, get_args
 
-from autoadapt.calibration.folds import MANY_CHANNELS
 from autoadapt.calibration.held_out_maps import Fitting
+from autoadapt.calibration.image_folds import MANY_CHANNELS
 from autoadapt.calibration.judging import Judge, Score
 from autoadapt.calibration.results import Trial
 from autoadapt.calibration.solvers import HeldOut, Recipe

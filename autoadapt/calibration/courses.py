@@ -17,7 +17,7 @@ from autoadapt.calibration import workers
 from autoadapt.calibration.calls import named_tensors
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, losses_of
 from autoadapt.calibration.paired_runs import Lesson, Pair, explained, fresh
-from autoadapt.calibration.progress import Progress
+from autoadapt.calibration.progress_bars import Progress
 from autoadapt.calibration.run_states import read_state, write_state
 from autoadapt.calibration.samples import Sample, Samples, cut
 from autoadapt.errors import CalibrationError, Mismatch

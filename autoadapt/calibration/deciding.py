@@ -14,7 +14,7 @@ from autoadapt.calibration.judging import Head, Judge, Loss, Score
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.near_copies import count_different, remark_on, seen
 from autoadapt.calibration.paired_runs import Pair
-from autoadapt.calibration.progress import Progress
+from autoadapt.calibration.progress_bars import Progress
 from autoadapt.calibration.projections import Projection, left_as_they_are, weight_and_offset
 from autoadapt.calibration.refining import Refine, Refined, refined, stepped
 from autoadapt.calibration.results import Calibration, HeadScore, OutputFit

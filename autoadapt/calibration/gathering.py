@@ -22,15 +22,15 @@ from autoadapt.calibration.dealing import (
     shared_images,
     sum_of_bits,
 )
-from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.held_out_maps import Fitting
+from autoadapt.calibration.image_folds import Folds
 from autoadapt.calibration.judging import Head
-from autoadapt.calibration.making import Augment, Batch, Making
+from autoadapt.calibration.made_images import Augment, Batch, Making
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.near_copies import DESCRIBED, count_different, descriptors, near_copies
 from autoadapt.calibration.paired_runs import Observation, Pair, explained
 from autoadapt.calibration.paired_tokens import PairedTokens
-from autoadapt.calibration.progress import Progress
+from autoadapt.calibration.progress_bars import Progress
 from autoadapt.calibration.resuming import own_file, resume
 from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import IMAGES, Sample, Samples, cut

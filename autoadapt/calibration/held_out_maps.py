@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 
 import torch
 
-from autoadapt.calibration.folds import Folds
+from autoadapt.calibration.image_folds import Folds
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.solvers import AffineMap, Factored, HeldOut, Recipe, Spectrum, constant, spectral_values
 

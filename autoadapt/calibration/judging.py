@@ -17,7 +17,7 @@ from torch import nn
 
 from autoadapt.calibration.detections import are_detections, compared, found_nothing
 from autoadapt.calibration.paired_runs import Pair, explained
-from autoadapt.calibration.progress import Progress
+from autoadapt.calibration.progress_bars import Progress
 from autoadapt.calibration.projections import set_weight, weight_and_offset
 from autoadapt.calibration.samples import IMAGES, Cut, Sample, Samples, joined
 from autoadapt.calibration.sharded import copied as copied_module

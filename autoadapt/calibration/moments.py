@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from autoadapt.calibration.folds import MANY_CHANNELS
+from autoadapt.calibration.image_folds import MANY_CHANNELS
 
 __all__ = ["Moments"]
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from autoadapt.calibration.folds import MANY_CHANNELS
+from autoadapt.calibration.image_folds import MANY_CHANNELS
 from autoadapt.calibration.moments import Moments
 
 __all__ = [

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from autoadapt.calibration.choosing import INFINITE, Choice, Solver, choose
-from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.held_out_maps import Fitting
 from autoadapt.calibration.honesty import on_others
+from autoadapt.calibration.image_folds import Folds
 from autoadapt.calibration.judging import Judge, Score
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe

@@ -173,9 +173,9 @@ def sharded(rank, count, _folder):
 
 def sharded_uneven(rank, count, _folder):
     """One rank has no batch at all, and made images are run by all at once."""
-    from autoadapt.calibration import making
+    from autoadapt.calibration import made_images
 
-    making.MADE, making.BATCH = 8, 2
+    made_images.MADE, made_images.BATCH = 8, 2
     model, old = models()
     fully_shard(model), fully_shard(old)
     data = [] if rank else images().split(4)

@@ -11,8 +11,8 @@ from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.calibration import calibrate
-from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.honesty import Gain, drawn_on, gain_over, honest_after, on_others, standard_errors
+from autoadapt.calibration.image_folds import Folds
 from autoadapt.calibration.judging import Score, divergence
 from autoadapt.calibration.near_copies import count_different, descriptors, near_copies, remark_on, seen
 from autoadapt.calibration.solvers import Recipe

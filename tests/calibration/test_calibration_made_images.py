@@ -8,16 +8,16 @@ from calibration_models import Model, Pyramid, model_with, pictures, same, weigh
 from torch import nn
 
 from autoadapt.adapting import adapt
-from autoadapt.calibration import calibrate, making, mixed_sounds
-from autoadapt.calibration.folds import Folds
+from autoadapt.calibration import calibrate, made_images, mixed_sounds
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.held_out_maps import Fitting
+from autoadapt.calibration.image_folds import Folds
+from autoadapt.calibration.made_images import Making
 from autoadapt.calibration.made_inputs import Inputs, kind_of
-from autoadapt.calibration.making import Making
 from autoadapt.calibration.mixed_pictures import Layers, mixed
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.paired_runs import Pair
-from autoadapt.calibration.progress import Progress
+from autoadapt.calibration.progress_bars import Progress
 from autoadapt.calibration.samples import Sample, Samples, cut
 from autoadapt.calibration.solvers import Recipe
 from autoadapt.errors import CalibrationError
@@ -26,7 +26,7 @@ from autoadapt.errors import CalibrationError
 @pytest.fixture(autouse=True)
 def few_made_images(monkeypatch, no_made_images):
     """As many as show that they are made; their number is a matter of quality, and of minutes."""
-    monkeypatch.setattr(making, "MADE", 8)
+    monkeypatch.setattr(made_images, "MADE", 8)
 
 
 def pair():
@@ -88,7 +88,7 @@ def test_0_makes_none_and_gives_what_the_images_alone_give():
 
 def test_images_are_made_until_there_are_enough_and_synthetic_pictures_where_there_are_few(monkeypatch):
     for name, number in {"ENOUGH": 32, "FEW": 12, "MADE": 20}.items():
-        monkeypatch.setattr(making, name, number)
+        monkeypatch.setattr(made_images, name, number)
     for images, made in {4: (20, 8), 12: (20, 0), 16: (16, 0)}.items():
         state = gathered("auto", images)[1]
         assert (state.mixed, state.synthetic) == made
@@ -96,7 +96,7 @@ def test_images_are_made_until_there_are_enough_and_synthetic_pictures_where_the
 
 
 def test_from_1024_images_on_none_are_made(monkeypatch):
-    monkeypatch.setattr(making, "ENOUGH", 12)
+    monkeypatch.setattr(made_images, "ENOUGH", 12)
     assert not gathered("auto", 12)[1].made
     assert gathered("auto", 11)[1].mixed == 1
 

@@ -43,7 +43,7 @@ def kl(model, old, images):
 def test_photographs_beat_the_float32_recipe_and_the_mean(lites, swapped, count, monkeypatch):
     from benchmarks.calibration import fit
 
-    monkeypatch.setattr("autoadapt.calibration.making.MADE", 64)  # as many as show it; from 8 images alone little comes
+    monkeypatch.setattr("autoadapt.calibration.made_images.MADE", 64)  # as many as show it
     old, _, fitted, held_out = lites
     losses = {}
     for kind in ("calibrate", "pinv", "mean"):

@@ -10,7 +10,7 @@ from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.calibration import Recipe, calibrate, refining, samples
-from autoadapt.calibration.folds import Folds
+from autoadapt.calibration.image_folds import Folds
 from autoadapt.calibration.judging import TOGETHER, Judge
 
 

@@ -8,8 +8,8 @@ from torch import nn
 from autoadapt.adapting import adapt
 from autoadapt.calibration import Recipe, calibrate
 from autoadapt.calibration.choosing import descend
-from autoadapt.calibration.folds import Folds
 from autoadapt.calibration.held_out_maps import Fitting
+from autoadapt.calibration.image_folds import Folds
 from autoadapt.calibration.moments import Moments
 
 WIDTH = 520

@@ -6,7 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from calibration_models import Model, Pyramid, model_with, pictures
 
-from autoadapt.calibration import calibrate, distil, making
+from autoadapt.calibration import calibrate, distil, made_images
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.workers import combined
 from autoadapt.errors import CalibrationError
@@ -38,7 +38,7 @@ def worker(rank, count, store, folder):
     moments = combined(Moments.of(images[rank::count].flatten(2)[..., 0], images[rank::count].flatten(2)[..., 1]))
     found, adapters = calibrated(images[rank::count].split(3), refine=3, augment=0)
     learned = distilled(images[rank::count].split(3))
-    making.MADE, making.BATCH = 12, 2
+    made_images.MADE, made_images.BATCH = 12, 2
     shared, made = calibrated(images[rank::count].split(3))
     try:
         calibrated(images[rank::count].split(3) if rank else [images[:4] * float("nan")])
@@ -88,7 +88,7 @@ def test_without_processes_nothing_is_summed():
 
 @pytest.mark.parametrize("size", [3, 8])
 def test_the_cut_into_batches_does_not_matter(size, monkeypatch):
-    monkeypatch.setattr(making, "MADE", 8)
+    monkeypatch.setattr(made_images, "MADE", 8)
     images = pictures(IMAGES, dtype=torch.float64)
     left, right = (calibrated(images.split(n))[1] for n in (size, 24))
     for name, tensor in left.items():

@@ -6,7 +6,7 @@
 
 from autoadapt.adapting.building.asked_builds import build
 from autoadapt.adapting.building.edits import edits, other_parts
-from autoadapt.adapting.building.facts import Said
+from autoadapt.adapting.building.kept_attributes import Said
 from autoadapt.adapting.building.modules import AdaptedModule, built, own_attributes, with_plan
 from autoadapt.adapting.building.parameter_groups import mark_calibrated, mark_rebuilt, param_groups
 

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from autoadapt.adapting import layers
-from autoadapt.adapting.building.arguments import (
+from autoadapt.adapting.building.forward_arguments import (
     accepted,
     arguments_of,
     check_names,

@@ -14,10 +14,10 @@ import torch
 from torch import fx, nn
 
 from autoadapt.adapting import layers
-from autoadapt.adapting.building.arguments import further_of
 from autoadapt.adapting.building.cutting import tapped
-from autoadapt.adapting.building.facts import RECIPES, copy_facts, filtered_call, recipe
+from autoadapt.adapting.building.forward_arguments import further_of
 from autoadapt.adapting.building.graphs import adapter_names, graph_of, learned_steps
+from autoadapt.adapting.building.kept_attributes import RECIPES, copy_facts, filtered_call, recipe
 from autoadapt.adapting.building.layer_sizes import refuse_large_layers
 from autoadapt.adapting.building.native_views import read_natively
 from autoadapt.adapting.building.printing import print_graph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from autoadapt.adapting.building.arguments import is_allowed
+from autoadapt.adapting.building.forward_arguments import is_allowed
 from autoadapt.adapting.planning import Plan
 
 __all__ = ["as_identifier", "variable_names"]

@@ -13,24 +13,24 @@ from autoadapt.adapting.operations import Conversion, Operation, Projecting, Rec
 from autoadapt.adapting.pairings import Pairing, Source
 from autoadapt.adapting.planning.cell_remarks import what_is_lost
 from autoadapt.adapting.planning.frames import frame_remarks
-from autoadapt.adapting.planning.held_values import held_remarks, with_held
-from autoadapt.adapting.planning.input_channels import channel_remarks
-from autoadapt.adapting.planning.input_routes import CONVERSIONS, Fit, check_fit, route_inputs, too_short
-from autoadapt.adapting.planning.input_statistics import statistics_remarks
-from autoadapt.adapting.planning.kept_share import kept_share, last_convolution, remark_on_cut
-from autoadapt.adapting.planning.masking import (
+from autoadapt.adapting.planning.hidden_tokens import (
     masks_read,
     returned_masks,
     with_masks,
     with_masks_told,
     with_tokens_behind,
 )
+from autoadapt.adapting.planning.input_channels import channel_remarks
+from autoadapt.adapting.planning.input_routes import CONVERSIONS, Fit, check_fit, route_inputs, too_short
+from autoadapt.adapting.planning.input_statistics import statistics_remarks
+from autoadapt.adapting.planning.kept_share import kept_share, last_convolution, remark_on_cut
 from autoadapt.adapting.planning.native_remarks import native_remarks
 from autoadapt.adapting.planning.offsets import without_offsets
 from autoadapt.adapting.planning.padded_levels import stretched_over_padding
 from autoadapt.adapting.planning.places import by_places
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
 from autoadapt.adapting.planning.remarks import input_remarks, size_remarks, too_long, value_remarks
+from autoadapt.adapting.planning.restored_values import held_remarks, with_held
 from autoadapt.adapting.planning.sources import (
     costs_of,
     cut_after,

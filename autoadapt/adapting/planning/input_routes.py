@@ -17,9 +17,9 @@ from autoadapt.adapting.operations import (
     specs_along,
 )
 from autoadapt.adapting.planning.frames import frames_of, is_image_or_clip, of_rank
+from autoadapt.adapting.planning.hidden_tokens import as_mask
 from autoadapt.adapting.planning.input_channels import matched_channels
 from autoadapt.adapting.planning.input_statistics import renormalized
-from autoadapt.adapting.planning.masking import as_mask
 from autoadapt.adapting.planning.plans import InputRoute
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, image_of, smallest_size

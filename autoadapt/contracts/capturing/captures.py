@@ -16,7 +16,7 @@ from autoadapt.contracts.capturing.regions import RegionModule, RegionPath, find
 from autoadapt.contracts.capturing.runs import ValuesNeededError
 from autoadapt.contracts.capturing.sessions import Session
 from autoadapt.contracts.capturing.solving import UnexplainedError
-from autoadapt.contracts.capturing.trunks import asks_for_a_size
+from autoadapt.contracts.capturing.without_heads import asks_for_a_size
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.views import within_wrapper

@@ -16,7 +16,6 @@ from torch import nn
 
 from autoadapt.adapting import layers, mask_layers, token_layers
 from autoadapt.adapting.building import AdaptedModule, other_parts
-from autoadapt.adapting.building.arguments import arguments_of
 from autoadapt.adapting.building.expressions import (
     INDENT,
     WIDTH,
@@ -28,6 +27,7 @@ from autoadapt.adapting.building.expressions import (
     prose,
     quoted,
 )
+from autoadapt.adapting.building.forward_arguments import arguments_of
 from autoadapt.adapting.building.graphs import adapter_names, learned_steps
 from autoadapt.adapting.building.printing import Printed, print_graph
 from autoadapt.adapting.operations import Channels, Native

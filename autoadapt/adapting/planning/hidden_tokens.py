@@ -1,4 +1,4 @@
-"""Masking: chains that leave out hidden tokens, and masks in the form that the new module takes."""
+"""Hidden tokens: chains that leave out hidden tokens, and masks in the form that the new module takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folds: which images are fitted on together, and which of them are held out."""
+"""Image folds: which images are fitted on together, and which of them are held out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments: those of an adapted module's forward pass, and which that are no tensors it hands to the backbone."""
+"""Forward arguments: those of an adapted module, and which that are no tensors it hands to the backbone."""
 
 from __future__ import annotations
 

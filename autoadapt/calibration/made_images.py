@@ -1,4 +1,4 @@
-"""Making: images beside those of the caller, mixed of them or out of nothing, to fit on where there are few."""
+"""Made images: images beside those of the caller, mixed of them or out of nothing, to fit on where there are few."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from autoadapt.calibration import workers
-from autoadapt.calibration.folds import Folds
+from autoadapt.calibration.image_folds import Folds
 from autoadapt.calibration.made_inputs import Inputs, kind_of
 from autoadapt.calibration.paired_runs import explained
 from autoadapt.calibration.samples import Cut, Sample, Samples, joined

@@ -1,4 +1,4 @@
-"""Progress: how many images have come in and what is fitted: a bar on a terminal, else as `showing.progress` tells."""
+"""Progress bars: how many images came in, what is fitted: a bar on a terminal, else as `showing.progress` tells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trunks: a module without its head, where only the head requires images of one size."""
+"""Without heads: a module without its head, where only the head requires images of one size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts: attributes and methods that consumers and training recipes read from a backbone, for adapted modules."""
+"""Kept attributes: those, and methods, that consumers and recipes read from a backbone, for adapted modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held values: restoring a property that the old values had at every input, where a chain does not keep it."""
+"""Restored values: restoring a property that the old values had at every input, where a chain does not keep it."""
 
 from __future__ import annotations
 

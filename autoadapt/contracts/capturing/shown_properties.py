@@ -1,4 +1,4 @@
-"""Held values: properties of outputs, such as vectors of norm 1, as real runs and followed activations show them."""
+"""Shown properties: those of outputs, such as vectors of norm 1, as real runs and followed activations show them."""
 
 from __future__ import annotations
 
