@@ -28,7 +28,7 @@ Sizes: TypeAlias = Mapping[str, int]
 Column: TypeAlias = tuple[int, ...]
 """One axis of one leaf: its size in every observation, in order."""
 
-MOST_EXTRA_PROBES = 16
+MOST_EXTRA_PROBES = 32
 """Runs to distinguish candidates."""
 DENSE_PROBES = 64
 """Consecutive sizes along one axis, for forms that no other search finds."""
@@ -224,11 +224,16 @@ def _candidates(evidence: _Evidence, columns: Iterable[Column]) -> dict[Column, 
 def _splitting_point(evidence: _Evidence, base: Sizes, candidates: Iterable[list[Dim]]) -> Sizes | None:
     """A size at which the candidates for some column differ, those with the most first; None where there is none.
 
-    Near sizes are tried first; strides such as 511 and 512 differ at far ones only.
+    Near sizes are tried first; strides such as 511 and 512 differ at far ones only. Where all axes together soon cost
+    more than a run may, all but the batch and each axis alone are tried as well.
     """
     unsettled = sorted((dims for dims in candidates if len(dims) > 1), key=len, reverse=True)
+    cells = {name: step for name, step in evidence.steps.items() if name != "B"}
     for prime in _NEAR_AND_FAR if unsettled else ():
         near = [point for point in _neighbours(base, evidence.steps, prime) if evidence.reaches(base, point)]
+        if len(near) < prime - 1:
+            others = [*_neighbours(base, cells, prime), *_along_each(base, evidence.steps, prime)]
+            near += [point for point in others if evidence.reaches(base, point)]
         points = [point for point in near if point not in evidence.refused]
         for dims in unsettled:
             point = distinguishing_size(dims, points)
@@ -252,13 +257,14 @@ def _neighbours(base: Sizes, steps: Steps, prime: int) -> list[dict[str, int]]:
     return points
 
 
+def _along_each(base: Sizes, steps: Steps, prime: int) -> list[dict[str, int]]:
+    """Legal sizes above the base in one axis alone."""
+    return [{**base, name: base[name] + step * unit} for name, step in steps.items() for unit in range(1, prime)]
+
+
 def _probe_densely(run: Run, evidence: _Evidence, base: Sizes) -> bool:
     """Run at consecutive sizes along each axis alone; False where nothing new was run."""
-    added = False
-    for name, step in evidence.steps.items():
-        for unit in range(1, DENSE_PROBES + 1):
-            added |= evidence.try_add(run, {**base, name: base[name] + unit * step})
-    return added
+    return sum(evidence.try_add(run, sizes) for sizes in _along_each(base, evidence.steps, DENSE_PROBES + 1)) > 0
 
 
 def _hold_out(
