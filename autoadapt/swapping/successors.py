@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -13,13 +12,12 @@ from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule, built
 from autoadapt.adapting.given_contracts import settled_already
-from autoadapt.adapting.operations import Cast, DropPrefix, Projecting, Rearrange, Take, Thin, Thinning
+from autoadapt.adapting.operations import Projecting, Thinning
 from autoadapt.adapting.planning import (
     CONVERSIONS,
     Conversion,
     Fit,
     Plan,
-    Route,
     ToldChannels,
     ToldStatistics,
     named_outputs,
@@ -29,13 +27,14 @@ from autoadapt.adapting.planning import (
 )
 from autoadapt.adapting.thinning import mark_points
 from autoadapt.contracts.capturing import Arguments, Resolution, capture, capture_native, capture_source
-from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Slot
 from autoadapt.contracts.views import duplicate, view
 from autoadapt.errors import MatchError, Mismatch, SwapError
 from autoadapt.swapping.device_and_mode import move, take_over
 from autoadapt.swapping.dry_runs import captured_once
 from autoadapt.swapping.folding.refits import Refit
+from autoadapt.swapping.free_outputs import free_outputs
 from autoadapt.swapping.places import Place
 from autoadapt.swapping.read_attributes import Surface, find_surface
 from autoadapt.swapping.readings import Reading
@@ -230,7 +229,7 @@ def _served(
             faulty = {fault.where for fault in error.mismatches}
             left = [path for path in optional if path not in faulty]
         else:
-            free = _free(most, source, target, wanted, escaped)
+            free = free_outputs(most, source, target, wanted, escaped)
             left = [path for path in optional if path in free]
             if left == optional and all(route in most.routes for route in least.routes):
                 return most, left
@@ -238,48 +237,6 @@ def _served(
             break
         optional = left
     return least, []
-
-
-def _free(
-    most: Plan, source: Signature, target: Signature, wanted: Sequence[str], escaped: Collection[str]
-) -> list[str]:
-    """The leaves beside the wanted ones that cost nothing: neither a layer nor, unless they escape, a deeper part."""
-    routes = {route.target: route for route in most.routes}
-    behind = _behind(source, [routes[path].source for path in wanted])
-    return [
-        path
-        for path, route in routes.items()
-        if path not in wanted
-        and _is_free(route, target, wanted)
-        and (path in escaped or not _behind(source, [route.source]) & ~behind)
-    ]
-
-
-def _behind(source: Signature, read: Sequence[str]) -> int:
-    """The parameters of the new module that outputs or taps depend on, one bit each."""
-    outputs = zip(source.outputs.paths, source.output_weights, strict=False)
-    known = {inner.name: inner.weights for inner in source.inner} | dict(outputs)
-    return functools.reduce(operator.or_, (int(known.get(path) or "0", 16) for path in read), 0)
-
-
-def _is_free(route: Route, target: Signature, wanted: Sequence[str]) -> bool:
-    """Whether a leaf takes no layer, and is no other set of points that happens to fit.
-
-    An index into a leaf that is the old module's own means nothing elsewhere. Points are those of the old leaf only
-    where they are as many as in a leaf that is read, which the same choice serves.
-    """
-    into = [gathering.values for gathering in target.invariants if gathering.index == route.target]
-    if route.specs[-1].role == "index" and not all(values.startswith("inputs.") for values in into):
-        return False
-    read = {_points(target.outputs[path]) for path in wanted}
-    if _points(target.outputs[route.target]) not in (read | {None}):
-        return False
-    return all(isinstance(step, (Cast, DropPrefix, Rearrange, Take, Thin)) for step in route.steps)
-
-
-def _points(spec: TensorSpec) -> int | None:
-    """How many points a leaf lists, where it lists any."""
-    return None if spec.points is None else spec.dims[spec.points].constant
 
 
 def _part(

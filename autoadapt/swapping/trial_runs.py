@@ -51,9 +51,16 @@ def try_out(
         refuse_mixing(
             [(one.place.path, new, one.place.module, seen.readings[one.place.path].calls[0]) for one, new in rows]
         )
-        detail = "the model's outputs are as before"
+        detail = f"the model's outputs are as before{_missing(planned)}"
         checks.append(Check(name=f"runs in {trial.mode} mode", outcome="passed", detail=detail))
     return [*checks, *_steps(planned, modules, seen)]
+
+
+def _missing(planned: Sequence[Successor]) -> str:
+    """Which outputs of the whole are gone, or raise when they are used, since nothing in the model read them."""
+    places = [place for one in planned for place in one.left_out_places]
+    told = ", ".join(dict.fromkeys(places))
+    return f", but for {told} (left out: outputs=[...] serves {'it' if len(places) == 1 else 'them'})" if told else ""
 
 
 def _steps(planned: Sequence[Successor], modules: Sequence[nn.Module], seen: Watched) -> list[Check]:

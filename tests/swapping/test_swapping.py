@@ -41,6 +41,42 @@ def test_what_only_escapes_is_served_where_that_takes_no_layer():
     assert list(costly(X)["levels"]) == ["c2"]
 
 
+class Levels(nn.Module):
+    """Two levels, the first at a stride of 2 or 4."""
+
+    def __init__(self, stride):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, stride, 1), nn.Conv2d(8, 8, 3, 2, 1)
+
+    def forward(self, x):
+        first = self.first(x).relu()
+        return first, self.second(first)
+
+
+class Unpacking(nn.Module):
+    """Returns the first level as it is, beside what its head makes of the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.levels, self.head = Levels(2), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        first, second = self.levels(x)
+        return self.head(second), first
+
+
+def test_what_the_whole_returns_is_served_where_that_takes_no_parameters():
+    model = swap(Unpacking().eval(), "levels", Levels(4), inputs=X)
+    assert model.levels.swapped.parts[0].left_out == ()
+    assert [tuple(one.shape) for one in model(X)] == [tuple(one.shape) for one in Unpacking()(X)]
+
+
+def test_a_check_tells_what_the_whole_no_longer_returns():
+    model = swap(Whole("all"), "body", New(width=5), inputs=X)
+    detail = model.body.swapped.checks[0].detail
+    assert detail == "the model's outputs are as before, but for levels.c1 (left out: outputs=[...] serves it)"
+
+
 def test_outputs_can_be_named_outright():
     model = swap(Whole(), "body", New(), inputs=X, outputs=["c1", "c2"])
     assert list(model.body(X)) == ["c1", "c2"]
