@@ -88,3 +88,20 @@ def test_source_and_calibration_know_made_class_tokens(tmp_path):
     assert "def lead_with_mean" in (tmp_path / "net.py").read_text()
     aa.calibrate(net, like=old, data=[image])
     assert (net(image) - old(image))[:, 1:].norm() < old(image)[:, 1:].norm()
+
+
+class WithLoss(nn.Module):
+    """Class token and cells, beside a number for the whole batch."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.patch = nn.Conv2d(3, width, 8, 8)
+
+    def forward(self, x):
+        cells = self.patch(x).flatten(2).transpose(1, 2)
+        return torch.cat([cells.mean(1, keepdim=True), cells], 1), cells.square().mean()
+
+
+def test_a_number_beside_tokens_serves_none_of_them():
+    net = aa.adapt(WithLoss(8), like=WithLoss(12), inputs=torch.rand(2, 3, 32, 48))
+    assert [route.source for route in net.plan.routes] == ["0", "1"]

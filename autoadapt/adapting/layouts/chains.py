@@ -140,7 +140,7 @@ def _with_extra(
     have: Factored, want: Factored, target: TensorSpec, *, project: bool, learned: bool
 ) -> tuple[Operation, ...] | Refusal:
     """A chain to a target whose token axis has tokens besides cells."""
-    told, found = (in_words(max(tensor.prefixes), max(tensor.suffixes)) for tensor in (want, have))
+    told, found = (in_words(max(one.prefixes, default=0), max(one.suffixes, default=0)) for one in (want, have))
     drops = registers(have, want)
     if found and have.spec.dims[0].axes > target.dims[0].axes:  # each frame has a class token of its own
         drops = tuple(DropPrefix(axis=axis, count=count) for axis, count in enumerate(have.prefixes) if count)
