@@ -293,3 +293,29 @@ def test_the_cells_along_which_a_layer_runs_are_not_taken_for_its_channels():
     assert shallow < deep
     net = aa.adapt(AlongCells(), like=contract, inputs=torch.rand(2, 3, 64, 64))
     assert [route.source for route in net.plan.routes] == ["0", "1"]
+
+
+class Listing(nn.Module):
+    """Three levels, each given by a function of it."""
+
+    def __init__(self, given):
+        super().__init__()
+        self.given = given
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.ReLU()) for a, b in ((3, 8), (8, 16), (16, 24))
+        )
+
+    def forward(self, x):
+        levels = [x]
+        for stage in self.stages:
+            levels.append(stage(levels[-1]))
+        return [self.given(level) for level in levels[1:]]
+
+
+def test_a_map_with_its_cells_in_one_last_axis_is_as_deep_as_the_map():
+    x = torch.rand(2, 3, 40, 56)
+    maps, flat = Listing(torch.nn.Identity()).eval(), Listing(nn.Flatten(2)).eval()
+    assert [leaf.depth for leaf in aa.capture(flat, x).outputs.leaves] == [1.0, 2.0, 3.0]
+    maps.load_state_dict(flat.state_dict())
+    net = aa.adapt(maps, like=flat, inputs=x)
+    assert all(map(torch.equal, net(x), flat(x)))

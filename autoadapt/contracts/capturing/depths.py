@@ -95,9 +95,10 @@ class Depths:
         found = self._observed
         if found is None:
             return tuple(specs)
-        rows = zip(specs, found.behind, found.shapes, strict=True)
-        made = [self._with(spec, behind, shape) for spec, behind, shape in rows]
-        places = [place_of(shape, self._image) for shape in found.shapes]
+        specs = tuple(specs)
+        shapes = list(map(_cells_first, specs, found.shapes))
+        made = [self._with(*row) for row in zip(specs, found.behind, shapes, strict=True)]
+        places = [place_of(shape, self._image) for shape in shapes]
         return tuple(made if self._even else _stage_by_stage(made, found.behind, places))
 
     def weights(self) -> tuple[str, ...]:
@@ -145,6 +146,7 @@ class Depths:
             itself = behind
         else:
             return output
+        shape = _cells_first(output.spec, shape)
         found = {"spec": self._with(output.spec, itself, shape), "weights": f"{behind.weights:x}"}
         return output.model_copy(update=found)
 
@@ -201,6 +203,13 @@ def _rows_of_sequences(module: nn.Module, nodes: Sequence[Node]) -> list[int]:
 
 _FIRST = ("", "output", "0")
 """Paths of the only or the first tensor that a module returns."""
+
+
+def _cells_first(spec: TensorSpec, shape: Shape) -> Shape:
+    """The shape `[B, N, C]` of a map `[B, C, H*W]` whose rows and columns are one axis; any other as it is."""
+    dims = spec.dims
+    is_flat = len(dims) == len(shape) == 3 and not dims[1].axes and {"H", "W"} <= dims[2].axes
+    return (shape[0], shape[2], shape[1]) if is_flat else shape
 
 
 def _channels_last(module: nn.Module, nodes: Iterable[Node]) -> dict[Key, Node]:
