@@ -133,7 +133,8 @@ class _Matching:
         named = by_names(self.sources)
         for path in self._unpaired():
             source = named.get(path)
-            if source and is_namesake(source, path, self._want(path).tensor) and source.path in self._honest(path):
+            told = source and is_namesake(source, path, self._want(path).tensor, self._specs, named)
+            if source and told and source.path in self._honest(path):
                 self.found[path] = Pairing(path, source.path)
 
     def pairing(self, path: str) -> Pairing:

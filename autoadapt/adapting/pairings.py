@@ -23,6 +23,7 @@ __all__ = [
     "end_of",
     "fitting",
     "from_shallow_to_deep",
+    "is_counted_otherwise",
     "is_namesake",
     "is_scored",
     "level_by_level",
@@ -329,11 +330,38 @@ def by_names(sources: Mapping[str, Source]) -> dict[str, Source]:
     return {path: source for source in sources.values() for path in (*source.also, source.path)}
 
 
-def is_namesake(source: Source, path: str, wanted: Factored) -> bool:
-    """Whether an output has a target's name and strides; sequences of unknown depth may have other strides."""
-    named = name_in(path) not in ("", "output")  # "output" is what an output without a name is called
+def is_namesake(
+    source: Source, path: str, wanted: Factored, targets: Mapping[str, TensorSpec], named: Iterable[str]
+) -> bool:
+    """Whether an output has a target's name and strides; sequences of unknown depth may have other strides.
+
+    For `targets` and `named` see `is_counted_otherwise`.
+    """
+    if name_in(path) in ("", "output") or source.tap:  # "output" is what an output without a name is called
+        return False
     is_resampled = wanted.spec.depth is None and _is_sequence(wanted.spec)
-    return named and not source.tap and (is_resampled or source.tensor.strides == wanted.strides)
+    alike = is_resampled or source.tensor.strides == wanted.strides
+    return alike and not is_counted_otherwise(path, source.spec, targets, named)
+
+
+def is_counted_otherwise(path: str, found: TensorSpec, targets: Mapping[str, TensorSpec], named: Iterable[str]) -> bool:
+    """Whether the same number in a list means another share of blocks, as `hidden_states.3` of 12 and of 24 blocks.
+
+    Not where both modules return the very same numbers: these lists were chosen to agree.
+
+    Args:
+        path: Path of an output of the old module.
+        found: The output of the new one with that path.
+        targets: All outputs of the old module.
+        named: Paths of all outputs of the new one.
+    """
+    parent, _, last = path.rpartition(".")
+    own, other = targets[path].share, found.share
+    if not last.isdigit() or own is None or other is None or abs(own - other) < 1e-3:
+        return False
+    return {one for one in targets if one.rpartition(".")[0] == parent} != {
+        one for one in named if one.rpartition(".")[0] == parent
+    }
 
 
 def is_scored(path: str, target: Signature) -> bool:

@@ -139,3 +139,31 @@ def test_outputs_beside_one_another_stay_in_their_order():
             return self.deep(tokens), self.flat(tokens)
 
     assert aa.capture(Branches(), IDS).shallow_first == ()
+
+
+def counted(states):
+    return {"last": states[-1], "hidden_states": tuple(states)}
+
+
+@pytest.mark.parametrize(
+    ("at", "depth", "served"),
+    [
+        ([1, 3, 4], 8, [2, 6, 8]),
+        ([3], 8, [6]),
+        ([1, 2, 3], 4, [1, 2, 3]),
+    ],
+)
+def test_numbers_of_states_are_no_names_where_another_number_of_blocks_is_counted(at, depth, served):
+    old = aa.capture(Stack(8, 4, counted).eval(), IDS)
+    net = aa.adapt(
+        Stack(6, depth, counted).eval(), like=old, inputs=IDS, outputs=[f"hidden_states.{number}" for number in at]
+    )
+    shown = [route.source.replace("last", f"hidden_states.{depth}").rpartition(".")[2] for route in net.plan.routes]
+    assert list(map(int, shown)) == served
+
+
+def test_lists_of_the_very_same_numbers_keep_them():
+    old = Stack(8, 4, lambda states: {"maps": tuple(states[i] for i in (1, 2, 4))})
+    new = Stack(6, 8, lambda states: {"maps": tuple(states[i] for i in (6, 7, 8))})
+    routes = aa.adapt(new.eval(), like=old.eval(), inputs=IDS).plan.routes
+    assert [route.source for route in routes] == ["maps.0", "maps.1", "maps.2"]

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from autoadapt.adapting.layouts import factored
 from autoadapt.adapting.operations import Pad, Rearrange, Remask
-from autoadapt.adapting.pairings import Source, from_shallow_to_deep
+from autoadapt.adapting.pairings import Source, from_shallow_to_deep, is_counted_otherwise
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Plan, Tap
 from autoadapt.adapting.planning.train_outputs import eval_only_outputs
 from autoadapt.contracts.dims import Dim
@@ -138,6 +138,8 @@ def trunk_sources(source: Signature, target: Signature, routes: Sequence[InputRo
         if spec is None or spec.same_as or output.path in source.outputs.paths or unnamed:
             continue
         trunk = offered[output.name]
+        if is_counted_otherwise(output.path, trunk.spec, dict(target.outputs.items()), [one.path for one in trunks]):
+            continue
         if trunk.spec.dtype == spec.dtype and trunk.spec.dims[:-1] == spec.dims[:-1] and len(spec.dims) > 1:
             found.setdefault(output.path, trunk)
     return found
