@@ -26,12 +26,14 @@ from autoadapt.adapting.planning import (
 )
 from autoadapt.contracts.capturing import Resolution, capture_native, capture_source, check_taps, told_inputs
 from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.unfit import without_autocast
 from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.sources import as_module
 
 __all__ = ["adapt"]
 
 
+@without_autocast()
 def adapt(
     new: nn.Module | str,
     *,

@@ -1,8 +1,9 @@
-"""Unfit modules: refusals of sharded, fake and lazy parameters, and the default device that a copy needs."""
+"""Unfit modules: refusals of sharded, fake and lazy parameters; the default device and precision that a copy needs."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from autoadapt.contracts.instances import parts_of, tensors_of
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["default_device", "off_the_meta_device", "refuse_unfit"]
+__all__ = ["default_device", "off_the_meta_device", "refuse_unfit", "without_autocast"]
 
 
 def refuse_unfit(module: nn.Module) -> None:
@@ -61,6 +62,16 @@ def _refuse_lazy(module: nn.Module) -> None:
 def off_the_meta_device() -> contextlib.AbstractContextManager[object]:
     """Make the CPU the default device while `torch.set_default_device("meta")` is in effect; else do nothing."""
     return torch.device("cpu") if default_device().type == "meta" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def without_autocast() -> Iterator[None]:
+    """Leave the caller's autocast: contracts have a module's own dtypes, and what keeps them runs in both."""
+    with contextlib.ExitStack() as left:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                left.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def default_device() -> torch.device:

@@ -19,7 +19,7 @@ from autoadapt.contracts.capturing.noted_calls import note_call
 from autoadapt.contracts.capturing.regions import RegionPath, region_text
 from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.contracts.randomness import OwnNumbers
-from autoadapt.contracts.unfit import off_the_meta_device
+from autoadapt.contracts.unfit import off_the_meta_device, without_autocast
 from autoadapt.contracts.views import aliased, copy_module, uncompiled, within_wrapper
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.showing.progress import Tell, telling
@@ -84,6 +84,7 @@ def swap(
 ) -> Swap: ...
 
 
+@without_autocast()
 def swap(
     model: nn.Module,
     path: RegionPath,

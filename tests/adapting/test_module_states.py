@@ -76,6 +76,23 @@ def test_a_swap_in_inference_mode_sets_modules_that_can_be_trained(path, new):
     assert model.head.weight.grad is not None
 
 
+# Autocast.
+
+
+def test_what_is_adapted_in_autocast_is_what_it_is_outside_and_runs_there():
+    old, new, model = Mixed().eval(), Plain().eval(), Whole().eval()
+    outside = aa.adapt(new, like=old, inputs=image())
+    with torch.autocast("cpu", torch.bfloat16):
+        net = aa.adapt(new, like=old, inputs=image())
+        aa.swap(model, "body", Pyramid(5, 6), inputs=image())
+        assert net.verify().passed
+        assert torch.is_autocast_enabled("cpu")
+        assert model(image()).dtype == torch.bfloat16
+    assert net.plan == outside.plan
+    assert model(image()).dtype == torch.float32
+    assert trains(net)
+
+
 # Default devices.
 
 

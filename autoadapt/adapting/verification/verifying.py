@@ -20,13 +20,14 @@ from autoadapt.adapting.verification.training_checks import one_step
 from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.instances import check_module, not_a_module
 from autoadapt.contracts.signature import Signature
-from autoadapt.contracts.unfit import off_the_meta_device, refuse_unfit
+from autoadapt.contracts.unfit import off_the_meta_device, refuse_unfit, without_autocast
 from autoadapt.errors import VerificationError
 from autoadapt.showing.progress import Tell, telling
 
 __all__ = ["verify", "verify_step"]
 
 
+@without_autocast()
 def verify(
     net: nn.Module,
     signature: Signature,

@@ -19,6 +19,7 @@ from autoadapt.contracts.capturing.solving import UnexplainedError
 from autoadapt.contracts.capturing.without_heads import asks_for_a_size
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.unfit import without_autocast
 from autoadapt.contracts.views import within_wrapper
 from autoadapt.errors import CaptureError, InputError
 from autoadapt.errors.given import check_type
@@ -78,6 +79,7 @@ def capture(
         raise with_meant_inputs(error, model, inputs) from error
 
 
+@without_autocast()
 def capture_as_given(
     model: nn.Module,
     inputs: object = None,
