@@ -77,8 +77,8 @@ def distil(
         held_out: Batches to judge on, none that `calibrate` was fitted on: these flatter the start. If left out, every
             eighth image of a `DataLoader`'s dataset, or batch of a list, which then is not learned from.
         steps: How many, of a batch each.
-        lr: The rate of the backbone and of adapters that were calibrated, at the start, falling to 0 along a cosine;
-            fresh adapters have ten times as much.
+        lr: The rate of the backbone and of adapters that were calibrated, which rises to this over a tenth of the
+            steps and falls to 0 along a cosine; fresh adapters have ten times as much.
         levels: Weight of the levels beside the answer; 0 for the answer alone.
         head: What makes the answer of the backbone's output, as for `calibrate`.
         at: Path of the adapted module in a bigger model, or the region in whose place it stands.

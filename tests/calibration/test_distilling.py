@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 import autoadapt as aa
 from autoadapt.calibration import distilling
+from autoadapt.calibration.courses import Rates
 from autoadapt.errors import CalibrationError
 
 OTHERS = pictures(64, seed=5)
@@ -74,6 +75,19 @@ def test_steps_that_make_it_worse_are_not_written(pair):
     assert made.best_step == 0
     assert "no better beyond chance" in made.verdict
     assert same(before, weights(pair[1]))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 100, 400])
+def test_rates_rise_for_a_tenth_of_the_steps_and_fall_to_nothing(steps):
+    """At full rate from the first step on, calibrated digits lost up to eighty times what they began with."""
+    shares = [Rates(steps, 1e-4, 1.0).share(step) for step in range(steps)]
+    highest = shares.index(max(shares))
+    assert highest == max(steps // 10 - 1, 0)
+    assert shares[0] == pytest.approx(1 / (highest + 1))
+    assert shares[: highest + 1] == sorted(shares[: highest + 1])
+    assert shares[highest:] == sorted(shares[highest:], reverse=True)
+    assert min(shares) > 0.0
+    assert max(shares) > 0.9
 
 
 def test_a_run_that_was_cut_goes_on_and_ends_where_one_in_one_piece_does(pair, tmp_path):
