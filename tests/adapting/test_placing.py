@@ -64,6 +64,13 @@ def test_adapted_cells_lie_within_half_a_step_of_the_old_ones(pair, turned):
     assert {check.name: check.outcome for check in verified.checks}["centres"] == "passed"
 
 
+@pytest.mark.parametrize("strides", [(4, 3), (3, 5), (6, 4)])
+def test_cells_of_steps_that_share_few_remainders_are_verified_at_every_size(strides):
+    new, old = (stack(2, (5, stride, 2)) for stride in strides)
+    net = aa.adapt(new, like=old, inputs=ramp(2, 64))
+    assert net.verify(sizes=[{"H": size, "W": size + 1} for size in (64, 71, 75)]).passed
+
+
 def test_cells_of_equal_steps_are_moved_by_whole_cells_exactly():
     old = nn.Sequential(nn.ConstantPad2d((16, 0, 16, 0), 0.0), *stack(2, (8, 8, 0)))
     net = aa.adapt(stack(2, (8, 8, 0)), like=old, inputs=torch.zeros(1, 2, 64, 64))

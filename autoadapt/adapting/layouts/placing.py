@@ -19,6 +19,10 @@ IN_PLACE = 0.25
 """The fraction of a step by which cells may be off before they are resampled, or a remark says so."""
 
 
+_MOST_SIZES = 1024
+"""How many sizes in a row are looked at, where the steps of two axes have a longer period."""
+
+
 def misplaced(source: Atom, target: Atom, kernel: int = 1) -> tuple[float, float] | None:
     """The target's centres among the source's cells, if pooling and stretching would miss them.
 
@@ -57,12 +61,13 @@ def misplaced(source: Atom, target: Atom, kernel: int = 1) -> tuple[float, float
 
 @functools.lru_cache(maxsize=4096)
 def _counts(source: Atom, target: Atom, kernel: int) -> tuple[tuple[int, int], ...]:
-    """Numbers of cells of both axes, the source's after pooling, at large sizes with all remainders of their steps."""
+    """Numbers of cells of both axes, the source's after pooling, at large sizes with all pairs of remainders."""
     assert source.centres is not None, "only known centres are compared"
     assert target.centres is not None, "only known centres are compared"
     (axis,) = target.dim.axes
-    averaged, period = source.dim.ceildiv(kernel), math.ceil(max(source.centres[1] * kernel, target.centres[1]))
-    sizes = sorted({*LARGE, *range(LARGE[0], LARGE[0] + period)})
+    averaged, steps = source.dim.ceildiv(kernel), (source.centres[1] * kernel, target.centres[1])
+    period = math.lcm(*map(math.ceil, steps))
+    sizes = sorted({*LARGE, *range(LARGE[0], LARGE[0] + min(period, _MOST_SIZES))})
     made, wanted = ([int(dim.evaluate({axis: size})) for size in sizes] for dim in (averaged, target.dim))
     return tuple(zip(made, wanted, strict=True))
 
