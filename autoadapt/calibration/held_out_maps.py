@@ -1,4 +1,4 @@
-"""Fitting: maps for every projection at once, fitted on all folds but one, and their error on that one."""
+"""Held-out maps: those for every projection at once, fitted on all folds but one, and their error on that one."""
 
 from __future__ import annotations
 

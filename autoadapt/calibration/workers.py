@@ -1,4 +1,4 @@
-"""Workers: sums over the processes of `torch.distributed`; the only file that knows them."""
+"""Workers: the processes of `torch.distributed`, and sums over them; the only file that knows them."""
 
 from __future__ import annotations
 
@@ -152,8 +152,8 @@ def _tell(*, failed: bool) -> None:
     """Say whether this process goes on, and hear whether all do."""
     failures = float(_reduced(torch.tensor([float(failed)], dtype=torch.float64)))
     if failures and not failed:
-        fault = Mismatch("workers", "every one to end its pass", f"{failures:.0f} failed", "see their errors")
-        raise _OthersEndedError(CalibrationError("another worker failed", [fault]))
+        fault = Mismatch("processes", "every one to end its pass", f"{failures:.0f} failed", "see their errors")
+        raise _OthersEndedError(CalibrationError("another process failed", [fault]))
 
 
 def _reduced(tensor: torch.Tensor) -> torch.Tensor:
@@ -170,8 +170,8 @@ def _answered() -> Iterator[None]:
         yield
     except RuntimeError as error:  # as torch.distributed says that a connection is closed, or that time is up
         remedy = "start all of them again; with state= what was counted stays counted"
-        fault = Mismatch("workers", f"an answer of all {count()} processes", first_line(error), remedy)
-        raise _OthersEndedError(CalibrationError("another worker is gone", [fault])) from error
+        fault = Mismatch("processes", f"an answer of all {count()} processes", first_line(error), remedy)
+        raise _OthersEndedError(CalibrationError("another process is gone", [fault])) from error
 
 
 def _device() -> torch.device:

@@ -89,7 +89,7 @@ def test_ranks_whose_fresh_adapters_differ_write_the_same(two_ranks, alone):
 
 def test_where_one_rank_fails_every_rank_does(two_ranks):
     first, second = of_each(two_ranks, "faulty")
-    assert first.startswith("another worker failed")
+    assert first.startswith("another process failed")
     assert second.startswith("features of `0` are not finite")
 
 
@@ -120,7 +120,7 @@ def test_a_rank_without_images_runs_sharded_models_for_the_others_sake(two_ranks
 
 def test_where_one_rank_of_a_sharded_model_fails_nothing_is_written_and_it_still_runs(two_ranks):
     first, second = of_each(two_ranks, "sharded_faulty")
-    assert first == "another worker failed"
+    assert first == "another process failed"
     assert second == "features of `0` are not finite"
 
 
@@ -128,7 +128,7 @@ def test_more_ranks_and_then_one_go_on_where_two_stopped(two_ranks, alone):
     assert all(f'"images":{FIRST},' in told for told, _ in of_each(two_ranks, "stopped"))
     ended(start(SCRIPT, ["in_another_order"], 3, two_ranks))
     for said in of_each(two_ranks, "in_another_order", 3):
-        assert "the images do not come as in the run before" in said or "another worker failed" in said
+        assert "the images do not come as in the run before" in said or "another process failed" in said
     ended(start(SCRIPT, ["going_on"], 3, two_ranks))
     for told, adapters, _ in of_each(two_ranks, "going_on", 3):
         assert f'"images":{IMAGES},' in told
@@ -153,7 +153,7 @@ def test_where_a_rank_dies_or_hangs_the_other_ends_and_one_process_goes_on(how, 
         children[1].send_signal(signal.SIGKILL)
         ended(children)
     told = torch.load(tmp_path / "dying0.pt", weights_only=True)
-    assert told.startswith("another worker is gone")
+    assert told.startswith("another process is gone")
     assert "expected  an answer of all 2 processes" in told
     assert "try       start all of them again; with state= what was counted stays counted" in told
     assert said in told

@@ -75,8 +75,8 @@ def test_two_gloo_processes_give_the_answer_of_one(tmp_path):
         torch.testing.assert_close(learned, distilled(images.split(6)), rtol=1e-6, atol=1e-8)
         assert f'"solver":"{alone.solver}"' in told
         assert '"images":24' in told
-        assert failed == ("features of `0` are not finite" if rank == 0 else "another worker failed")
-        assert lost == ["the head's answers cannot be compared" if rank else "another worker failed"] * 2
+        assert failed == ("features of `0` are not finite" if rank == 0 else "another process failed")
+        assert lost == ["the head's answers cannot be compared" if rank else "another process failed"] * 2
     assert said[0] == said[1]
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
 
