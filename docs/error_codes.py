@@ -1,6 +1,7 @@
 """Give each message of the source that has none yet a code: `python docs/error_codes.py` writes `codes.json`.
 
-The first two digits tell the class of the error. A code that a message once had is never given to another.
+The first two digits tell the class of the error. A code that a message once had is never given to another: what is no
+longer said keeps its line, without the message, so that no error that is like it leads to a code that no page has.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ PLACE = PACKAGE / "errors" / "codes.json"
 
 def all_codes() -> dict[str, tuple[str, str]]:
     """The codes that are known, and new ones for the messages that have none; in order."""
-    codes = dict(known_codes())
+    texts = error_texts()
+    said = {(text.kind, text.summary) for text in texts}
+    codes = {code: known if known in said else (known[0], "") for code, known in known_codes().items()}
     told = set(codes.values())
-    for text in error_texts():
+    for text in texts:
         if (text.kind, text.summary) not in told:
             codes[_next(text.kind, codes)] = (text.kind, text.summary)
     return dict(sorted(codes.items()))

@@ -22,7 +22,7 @@ from torch import nn
 import autoadapt as aa
 from autoadapt.assembly.registry import PARTS
 from autoadapt.cli import app
-from autoadapt.errors.codes import fits, known_codes
+from autoadapt.errors.codes import code_of, fits, known_codes
 from autoadapt.reports import plan_svg
 
 DOCS = ROOT / "docs"
@@ -290,6 +290,16 @@ def test_every_message_has_a_code_that_stays() -> None:
     """`python docs/error_codes.py` gives new messages theirs."""
     assert error_codes.all_codes() == known_codes()
     assert {(text.kind, text.summary) for text in error_texts.error_texts()} <= set(known_codes().values())
+
+
+def test_a_code_whose_message_is_no_longer_said_is_kept_but_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = error_texts.error_texts()
+    monkeypatch.setattr(error_codes, "error_texts", lambda: texts[1:])
+    gone = next(code for code, said in known_codes().items() if said == (texts[0].kind, texts[0].summary))
+    found = error_codes.all_codes()
+    assert found.pop(gone) == (texts[0].kind, "")
+    assert found == {code: said for code, said in known_codes().items() if code != gone}
+    assert code_of((texts[0].kind,), "") == ""
 
 
 @pytest.mark.parametrize("raised", RAISED.values(), ids=list(RAISED))

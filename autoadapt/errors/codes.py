@@ -1,7 +1,7 @@
 """Codes: a short name for each message, such as AA0123, and its place in the manual.
 
 `codes.json` has the message of each code as a template, in which `…` stands for names, numbers and paths. A code is
-never given to another message: what is no longer said keeps its line.
+never given to another message: what is no longer said keeps its line, with an empty template.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def known_codes() -> dict[str, tuple[str, str]]:
 
 @functools.cache
 def _patterns() -> list[tuple[str, str, str, re.Pattern[str]]]:
-    return [(code, kind, template, _pattern(template)) for code, (kind, template) in known_codes().items()]
+    said = {code: known for code, known in known_codes().items() if known[1]}
+    return [(code, kind, template, _pattern(template)) for code, (kind, template) in said.items()]
 
 
 def _pattern(template: str) -> re.Pattern[str]:
