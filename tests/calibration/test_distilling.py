@@ -79,7 +79,7 @@ def test_steps_that_make_it_worse_are_not_written(pair):
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 100, 400])
 def test_rates_rise_for_a_tenth_of_the_steps_and_fall_to_nothing(steps):
-    """At full rate from the first step on, calibrated digits lost up to twenty times what they began with."""
+    """At full rate from the first step on, calibrated digits lost up to fifty times what they began with."""
     shares = [Rates(steps, 1e-4, 1.0).share(step) for step in range(steps)]
     highest = shares.index(max(shares))
     assert highest == max(steps // 10 - 1, 0)
