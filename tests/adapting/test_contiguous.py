@@ -73,3 +73,22 @@ def test_taps_of_a_vit_are_handed_out_in_order():
     x = torch.rand(1, 3, 224, 224)
     net = aa.adapt(timm.create_model("test_vit"), like=timm.create_model("resnet10t", features_only=True), inputs=x)
     assert all(level.is_contiguous() for level in net(x))
+
+
+class Last(nn.Module):
+    """Reads images with their channels last, so that what its convolution returns has them last in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2, 1)
+
+    def forward(self, images):
+        return self.conv(images.permute(0, 3, 1, 2))
+
+
+def test_outputs_whose_channels_are_last_in_memory_need_not_be_contiguous():
+    images = torch.rand(2, 32, 40, 3)
+    assert not Last()(images).is_contiguous()
+    net = aa.adapt(nn.Conv2d(3, 5, 3, 2, 1), like=Last(), inputs=images)
+    assert net.signature.contiguous == ()
+    assert net.verify().passed

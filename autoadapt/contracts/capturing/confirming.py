@@ -34,6 +34,7 @@ __all__ = [
     "confirm",
     "confirm_again",
     "confirm_drawing",
+    "contiguous_in_both",
     "said",
 ]
 
@@ -386,3 +387,10 @@ def said(sizes: Mapping[str, int]) -> str:
 def _by_place(found: Sequence[Contradiction]) -> list[Contradiction]:
     """The first contradiction of each output."""
     return list({one.path: one for one in reversed(found)}.values())[::-1]
+
+
+def contiguous_in_both(first: Observation, confirmed: Observation | None) -> tuple[str, ...]:
+    """The outputs whose memory is contiguous, also with values: convolutions on meta forget that channels come last."""
+    real = dict(zip(confirmed.paths, confirmed.contiguous, strict=True)) if confirmed else {}
+    rows = zip(first.paths, first.contiguous, strict=True)
+    return tuple(name for name, dense in rows if dense and real.get(name, True))

@@ -21,6 +21,7 @@ from autoadapt.contracts.capturing.confirming import (
     confirm,
     confirm_again,
     confirm_drawing,
+    contiguous_in_both,
 )
 from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates, sizes_for_depths
 from autoadapt.contracts.capturing.end_tokens import end_tokens
@@ -127,7 +128,7 @@ class Session:
             masks=masks,
             looks_ahead=self._looks_ahead(solution, masks),
             unverified=solution.unverified,
-            contiguous=tuple(name for name, dense in zip(first.paths, first.contiguous, strict=True) if dense),
+            contiguous=contiguous_in_both(first, confirmed.observed),
             value_ranges=value_ranges(tensors_in),
             inner=depths.on_inner(inner),
             scores=class_scores(self._module, outputs, inner),
