@@ -16,8 +16,6 @@ from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.sources import load
 
-__all__ = ["Decoder", "Levels", "Swapped", "demo"]
-
 
 class Levels(nn.Module):
     """A backbone that returns a list of six: the image itself, then five levels, as oriented detectors have it."""

@@ -6,8 +6,6 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["VERSION", "install_line", "package_version", "version_key"]
-
 VERSION = "0.1.0"
 
 

@@ -365,6 +365,26 @@ def test_everything_a_room_promises_is_there():
             assert name in defined, f"{path.name} promises {name}"
 
 
+PRINTED = {"adapting/layers.py", "adapting/mask_layers.py", "adapting/token_layers.py", "contracts/leaves.py"}
+"""Files that source inlines: its printer asks for their names."""
+
+
+def test_underscores_alone_tell_what_a_file_offers():
+    """A list of names beside them goes stale: 43 names that others imported were in none."""
+    listing = {path.relative_to(PACKAGE).as_posix() for path in files() if "__all__ =" in path.read_text("utf-8")}
+    assert {name for name in listing if not name.endswith("__init__.py")} == PRINTED
+
+
+def test_nobody_imports_what_begins_with_an_underscore():
+    found = [
+        f"{path.relative_to(PACKAGE)}:{line} imports {'.'.join(there)}"
+        for path in files()
+        for there, line in imported(path)
+        if there[-1].startswith("_")
+    ]
+    assert not found
+
+
 def is_all(node):
     return isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__"
 

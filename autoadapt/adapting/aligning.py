@@ -6,8 +6,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-__all__ = ["WHOLE", "Level", "Stage", "align", "levels_in_order", "stages"]
-
 WHOLE = 5.0
 """The depth of a whole network, in octaves: its last stride is 32."""
 

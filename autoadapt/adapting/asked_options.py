@@ -9,8 +9,6 @@ from autoadapt.adapting.operations import Projecting, Thinning
 from autoadapt.contracts.instances import is_whole
 from autoadapt.errors import AdaptError, Mismatch, nearest
 
-__all__ = ["check_asked"]
-
 Check = Callable[[str, Any], Iterator[Mismatch]]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["coarse_step"]
-
 
 def coarse_step(dim: Dim) -> tuple[str, int] | None:
     """The axis and the step of a size that is an axis rounded up to a multiple of 128 or more; None for any other.

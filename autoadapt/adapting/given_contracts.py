@@ -20,8 +20,6 @@ from autoadapt.contracts.trees import flatten
 from autoadapt.errors import InputError, Mismatch, SignatureError
 from autoadapt.sources import as_module, names_weights, near_names
 
-__all__ = ["as_signature", "settled_already", "with_given_inputs"]
-
 _LIKE = "a module, a Signature, texts in containers, a model's name, or the path of a saved signature"
 _NUMBERS = re.compile(r"\s*\d+(\s*,\s*\d+)*\s*")
 _ROUND = re.compile(r"\s*[\w.]+\s*\(.*\)\s*")

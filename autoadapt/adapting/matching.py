@@ -39,8 +39,6 @@ from autoadapt.adapting.refusals import Form, Refusals, by_hand, check_pairs, mo
 from autoadapt.contracts.signature import Gathering, Signature, TensorSpec
 from autoadapt.errors import MatchError, Mismatch
 
-__all__ = ["match"]
-
 
 def match(
     target: Signature,

@@ -13,31 +13,6 @@ from autoadapt.adapting.aligning import WHOLE, Level, Stage
 from autoadapt.adapting.layouts import Factored, factored, has_one_channel, is_state
 from autoadapt.contracts.signature import Signature, TensorSpec
 
-__all__ = [
-    "Pairing",
-    "Source",
-    "as_wide",
-    "behind_all",
-    "by_names",
-    "cell",
-    "end_of",
-    "fitting",
-    "from_shallow_to_deep",
-    "is_counted_otherwise",
-    "is_namesake",
-    "is_scored",
-    "level_by_level",
-    "level_of",
-    "levels_for",
-    "name_in",
-    "named_alike",
-    "nearest_in_order",
-    "no_deeper",
-    "shared_out",
-    "spread",
-    "whole_first",
-]
-
 
 @dataclass(frozen=True)
 class Source:

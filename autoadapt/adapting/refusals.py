@@ -12,8 +12,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Gathering, TensorSpec
 from autoadapt.errors import Mismatch, PlanError, nearest
 
-__all__ = ["Form", "Refusals", "by_hand", "check_pairs", "most_telling", "no_index", "refusal"]
-
 
 def check_pairs(pairs: Mapping[str, str], targets: Sequence[str], sources: Sequence[str]) -> None:
     """Refuse pairs with unknown names.

@@ -30,8 +30,6 @@ from autoadapt.contracts.unfit import without_autocast
 from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.sources import as_module
 
-__all__ = ["adapt"]
-
 
 @without_autocast()
 def adapt(

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from autoadapt.contracts.signature import InnerOutput
 
-__all__ = ["with_streams"]
-
 
 def with_streams(level: Sequence[InnerOutput], read: Sequence[InnerOutput]) -> list[InnerOutput]:
     """The ends of blocks of one stride, where streams that modules read replace outputs that are only branches.

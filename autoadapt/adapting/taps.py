@@ -14,8 +14,6 @@ from autoadapt.adapting.streams import with_streams
 from autoadapt.adapting.trunks import without_branches
 from autoadapt.contracts.signature import InnerOutput, TensorSpec
 
-__all__ = ["block_boundaries", "last_map", "worth_taking"]
-
 Strides: TypeAlias = tuple[tuple[str, Fraction], ...]
 
 

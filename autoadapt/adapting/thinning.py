@@ -12,8 +12,6 @@ from autoadapt.adapting.pairings import Source
 from autoadapt.contracts.capturing.point_axes import POINT
 from autoadapt.contracts.signature import Signature, TensorSpec, Values
 
-__all__ = ["in_order", "mark_points", "marked_alike", "thinned", "unmark_points"]
-
 
 def mark_points(values: Values, *, told: bool = True) -> Values:
     """Set the field `points` of each leaf, the axis that lists points.

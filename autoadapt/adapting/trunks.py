@@ -11,8 +11,6 @@ from typing import TypeAlias
 
 from autoadapt.contracts.signature import InnerOutput
 
-__all__ = ["without_branches"]
-
 Strides: TypeAlias = tuple[tuple[str, Fraction], ...]
 
 

@@ -6,8 +6,6 @@ from autoadapt.assembly.assembly_sessions import Session
 from autoadapt.assembly.levels import channels_of
 from autoadapt.assembly.references import Reference, Wiring
 
-__all__ = ["check_accuracies"]
-
 
 def check_accuracies(session: Session, wiring: Wiring) -> None:
     """Accuracies are of a head with a loss, whose target they share, and of no more classes than it has.

@@ -37,8 +37,6 @@ from autoadapt.errors import AdaptError, AssemblyError, Mismatch
 from autoadapt.errors.given import check_type
 from autoadapt.files.reading import one_line
 
-__all__ = ["assemble", "assemble_document", "describe"]
-
 
 def assemble(
     config: Mapping[str, Any] | Config | str | Path, *, allow: Sequence[str | Path] = (), registry: Registry = PARTS

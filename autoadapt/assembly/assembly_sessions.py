@@ -18,8 +18,6 @@ from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, AssemblyError, Mismatch
 from autoadapt.files.reading import one_line
 
-__all__ = ["Argument", "Session", "Taken", "said_by"]
-
 
 @dataclass
 class Taken:

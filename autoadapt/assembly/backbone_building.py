@@ -26,8 +26,6 @@ from autoadapt.contracts.capturing import Resolution, capture, capture_native, t
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec
 from autoadapt.errors import AdaptError, Mismatch
 
-__all__ = ["Backbone", "build_backbone", "fed", "producer_of"]
-
 
 @dataclass
 class Backbone:

@@ -10,8 +10,6 @@ from torch import nn
 
 from autoadapt.assembly.registry import register
 
-__all__ = ["ResNetCIFAR"]
-
 # Dimension letters: B batch, C channels, H W pixels or cells.
 
 

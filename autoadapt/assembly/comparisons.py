@@ -23,8 +23,6 @@ from autoadapt.errors import AdaptError, AssemblyError, Mismatch
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 
-__all__ = ["FIGURES", "Comparison", "Measured", "compare"]
-
 FIGURES = ("params", "adapters", "mul-adds", "ms", "MiB", "peak")
 """Titles of what is measured of a backbone."""
 _MOST_PEAK = 1 << 29

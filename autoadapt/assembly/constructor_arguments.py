@@ -16,8 +16,6 @@ from autoadapt.assembly.registry import Part
 from autoadapt.contracts.facts import asked_for
 from autoadapt.errors import Mismatch, nearest
 
-__all__ = ["INFERRED", "check_arguments", "inferred_names", "wanted_strides"]
-
 INFERRED = ("in_channels", "in_channels_list", "in_features", "num_features", "channels", "num_channels", "in_chans")
 """Parameters that are channels of what a part is given, and are found where a config leaves them out."""
 

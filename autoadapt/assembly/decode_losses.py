@@ -12,8 +12,6 @@ from torch import nn
 from autoadapt.assembly.losses import CrossEntropyLoss, DiceLoss, FocalLoss
 from autoadapt.assembly.registry import register
 
-__all__ = ["DECODED", "DecodeLoss"]
-
 # Dimension letters: B batch, K classes, H W cells of the scores, Y X pixels of the targets.
 
 DECODED = {"CrossEntropyLoss": CrossEntropyLoss, "DiceLoss": DiceLoss, "FocalLoss": FocalLoss}

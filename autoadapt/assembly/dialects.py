@@ -19,8 +19,6 @@ from autoadapt.assembly.registry import PARTS, Registry
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.errors import AssemblyError, Mismatch
 
-__all__ = ["DialectName", "read_dialect"]
-
 _SHARED: Mapping[str, Any] = {"out_indices": None, "frozen_stages": -1, "norm_eval": False, "norm_cfg": None}
 """Arguments that every backbone of a dialect takes, with their defaults."""
 

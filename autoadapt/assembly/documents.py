@@ -15,8 +15,6 @@ from autoadapt.assembly.python_expressions import Keys
 from autoadapt.errors import AssemblyError, Mismatch
 from autoadapt.files.reading import read_json, read_text
 
-__all__ = ["Document", "Keys", "read_document", "yaml_package"]
-
 _MOST_BYTES = 1 << 20
 _DEEPEST = 50
 _LONGEST_NUMBER = 40

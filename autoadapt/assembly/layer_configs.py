@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["RELU", "activation", "convolution", "norm"]
-
 RELU: dict[str, Any] = {"type": "ReLU"}
 """What mmcv's layers end with where `act_cfg` is left out; where it is null, they end with none."""
 

@@ -22,8 +22,6 @@ from autoadapt.assembly.scopes import Scopes
 from autoadapt.assembly.weight_starts import entries_of
 from autoadapt.errors import Mismatch
 
-__all__ = ["literal_form"]
-
 _MODELS = ("model", "model_cfg")
 _WHOLES = ("ImageClassifier",)
 _BESIDE = {"train_cfg": "the training loop does it", "test_cfg": "the evaluation does it", "pretrained": ""}

@@ -11,8 +11,6 @@ from torch import nn
 
 from autoadapt.assembly.registry import register
 
-__all__ = ["CrossEntropyLoss", "DiceLoss", "FocalLoss", "L1Loss", "LabelSmoothLoss", "SmoothL1Loss", "reduced"]
-
 # Dimension letters: B batch, K classes, * any further axes.
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]

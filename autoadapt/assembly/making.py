@@ -18,8 +18,6 @@ from autoadapt.assembly.weight_starts import check_starts, entries_of, start_wei
 from autoadapt.errors import AdaptError
 from autoadapt.sources.size_limits import CONFIG_LIMITS, SizeLimits, made_within
 
-__all__ = ["full_name", "made", "starts_itself"]
-
 _START = "init_cfg"
 
 

@@ -15,8 +15,6 @@ from autoadapt.assembly.results import Assembly
 from autoadapt.contracts.trees import Key, Tree, rebuild
 from autoadapt.errors import AssemblyError, Mismatch, nearest
 
-__all__ = ["AssembledModel", "Feed", "Pick", "Step", "accuracy"]
-
 
 @dataclass(frozen=True)
 class Pick:

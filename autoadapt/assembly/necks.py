@@ -13,8 +13,6 @@ from torch import nn
 from autoadapt.assembly.layer_configs import RELU, convolution, norm
 from autoadapt.assembly.registry import register
 
-__all__ = ["FPN", "ChannelMapper", "GlobalAveragePooling", "Identity"]
-
 # Dimension letters: B batch, C channels, H W cells.
 
 

@@ -14,8 +14,6 @@ from autoadapt.assembly.mmengine import is_imported, known_scopes, registered_na
 from autoadapt.assembly.python_expressions import Keys
 from autoadapt.errors import Mismatch, nearest
 
-__all__ = ["is_checkpoint", "mappings_in", "refused_types", "unregistered"]
-
 _READ = ("pretrained", "checkpoint", "checkpoint_path")
 """Arguments of parts there that name a file or an address to load."""
 

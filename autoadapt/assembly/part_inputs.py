@@ -15,9 +15,6 @@ from autoadapt.assembly.registry import Part, Takes
 from autoadapt.assembly.results import changed
 from autoadapt.contracts.signature import TensorSpec
 
-__all__ = ["give", "hold_expected", "infer_channels"]
-
-
 _SEVERAL = ("list", "tuple", "dict")
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["Shared", "changed", "clashes", "holds", "merged", "own", "shared", "size"]
-
 _DELETE = "_delete_"
 _DEEPEST = 100
 

@@ -11,8 +11,6 @@ from torch import nn
 
 from autoadapt.assembly.registry import register
 
-__all__ = ["ImagePreprocessor"]
-
 _LARGEST_DIVISOR = 1024
 
 # Dimension letters: B batch, C channels, H W pixels.

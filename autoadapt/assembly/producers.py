@@ -18,8 +18,6 @@ from autoadapt.contracts.signature import AxisSizes, Centres, Signature, TensorS
 from autoadapt.contracts.trees import Key, paths
 from autoadapt.errors import Mismatch, nearest
 
-__all__ = ["Demand", "Producer", "pinned", "with_even_cells"]
-
 
 @dataclass(frozen=True)
 class Demand:

@@ -12,8 +12,6 @@ from torch import nn
 
 from autoadapt.errors import AssemblyError, Mismatch
 
-__all__ = ["PublishedBackbone", "Recipe", "made"]
-
 # Dimension letters: B batch, C channels, H W cells, N tokens.
 
 

@@ -7,8 +7,6 @@ import math
 import operator
 from typing import Any
 
-__all__ = ["LONGEST_TEXT", "combined"]
-
 _NUMBERS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,

@@ -21,8 +21,6 @@ from autoadapt.assembly.python_expressions import Keys, NotDataError, computed
 from autoadapt.errors import AssemblyError, Mismatch, nearest
 from autoadapt.files.reading import read_text
 
-__all__ = ["Keys", "Lines", "read_python"]
-
 Lines: TypeAlias = dict[Keys, "int | str"]
 """The line of each entry, with the file where it is a base of the one that was asked for."""
 

@@ -13,8 +13,6 @@ from typing import Any, TypeAlias
 
 from autoadapt.assembly.python_arithmetic import LONGEST_TEXT, combined
 
-__all__ = ["Keys", "NotDataError", "called", "computed", "sliced"]
-
 Keys: TypeAlias = tuple[str | int, ...]
 """Where something stands in a config: `("head", "num_classes")`."""
 

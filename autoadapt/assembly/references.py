@@ -10,8 +10,6 @@ from autoadapt.assembly.documents import Document
 from autoadapt.assembly.python_expressions import Keys
 from autoadapt.errors import Mismatch, nearest
 
-__all__ = ["Reference", "Wiring", "keys_of", "wire"]
-
 
 @dataclass(frozen=True)
 class Reference:

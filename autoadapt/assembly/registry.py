@@ -15,8 +15,6 @@ from torch import nn
 from autoadapt.assembly.configs import Group
 from autoadapt.errors import AssemblyError, Mismatch, nearest
 
-__all__ = ["PARTS", "Part", "Registry", "Takes", "register", "takes_of"]
-
 Takes: TypeAlias = Literal["one", "tuple", "list", "dict", "any"]
 """What a part is given: one tensor, several levels in a container, or whatever stands before it."""
 

@@ -13,8 +13,6 @@ from autoadapt.assembly.configs import Config, PartConfig
 from autoadapt.assembly.references import Reference
 from autoadapt.assembly.results import Assembly, Given, PartReport
 
-__all__ = ["report_of", "resolved_config", "resolved_part"]
-
 
 def resolved_part(
     config: PartConfig,

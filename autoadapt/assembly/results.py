@@ -14,8 +14,6 @@ from autoadapt.errors import Mismatch
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, human_count
 
-__all__ = ["Assembly", "Given", "PartReport"]
-
 
 class Given(MadeByHand):
     """One tensor that a part is given."""

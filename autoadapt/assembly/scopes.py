@@ -19,9 +19,6 @@ from autoadapt.sources import list_models, load_backbone, load_object, schemes
 from autoadapt.sources.permissions import refuse_foreign
 from autoadapt.sources.zoos import nothing_fetched
 
-__all__ = ["Scopes"]
-
-
 _CHANNELS_OPTIONS = {"timm": "in_chans", "smp": "in_channels", "hf": "num_channels"}
 
 

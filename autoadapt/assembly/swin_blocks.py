@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import nn
 
-__all__ = ["pad_windows"]
-
 # Dimension letters: B batch, H W cells, C channels.
 
 

@@ -13,8 +13,6 @@ from autoadapt.weights import Transfer, transfer
 from autoadapt.weights.conversions import Shapes
 from autoadapt.weights.summary import percent
 
-__all__ = ["load_weights"]
-
 
 def load_weights(session: Session, parts: Mapping[str, nn.Module], whole: nn.Module) -> None:
     """Load the files of a config, note what cannot be loaded, and say what stays as it started.

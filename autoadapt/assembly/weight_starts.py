@@ -18,8 +18,6 @@ from autoadapt.assembly.documents import Document
 from autoadapt.assembly.python_expressions import Keys
 from autoadapt.errors import Mismatch, nearest
 
-__all__ = ["check_starts", "entries_of", "start_weights"]
-
 _OF_ALL = ("type", "layer", "bias", "bias_prob", "override", "name")
 
 

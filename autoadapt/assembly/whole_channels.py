@@ -14,8 +14,6 @@ from autoadapt.assembly.levels import channels_of
 from autoadapt.assembly.python_expressions import Keys
 from autoadapt.errors import Mismatch
 
-__all__ = ["check_channels"]
-
 
 def check_channels(session: Session, whole: nn.Module) -> None:
     """Note channels that differ from what stands before, where the model does not run with them.

@@ -24,8 +24,6 @@ from autoadapt.assembly.registry import Part
 from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.sources.size_limits import CONFIG_LIMITS, made_within
 
-__all__ = ["adapt_to_whole", "build_whole", "taken_by"]
-
 
 def build_whole(session: Session, part: Part, backbone: Mapping[str, Any] | nn.Module) -> nn.Module | None:
     """Make a model of a registry; none where a fault was noted.

@@ -12,8 +12,6 @@ from autoadapt.contracts.instances import is_whole
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.files.reading import first_line
 
-__all__ = ["check_asked", "check_old"]
-
 
 def check_asked(
     data: object,

@@ -33,8 +33,6 @@ from autoadapt.contracts.unfit import off_the_meta_device
 from autoadapt.errors import CalibrationError
 from autoadapt.files.writing import check_place
 
-__all__ = ["calibrate"]
-
 
 def calibrate(
     net: nn.Module,

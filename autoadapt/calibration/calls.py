@@ -14,8 +14,6 @@ from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.trees import flatten, path_texts
 
-__all__ = ["apart", "fields", "named_tensors", "sizes_of"]
-
 
 def fields(batch: object, model: nn.Module) -> object:
     """What a loader gives, without labels: of a list or dict of fields those that the model needs or knows."""

@@ -16,8 +16,6 @@ from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["ChangedCalls"]
-
 
 @dataclass(frozen=True)
 class _Call:

@@ -14,8 +14,6 @@ from autoadapt.calibration.results import Trial
 from autoadapt.calibration.solvers import HeldOut, Recipe
 from autoadapt.errors import CalibrationError, Mismatch, nearest
 
-__all__ = ["Choice", "Solver", "choose", "recipes"]
-
 Solver: TypeAlias = Literal[
     "auto", "least_squares", "ridge", "restored", "procrustes", "anchored", "coloured", "reduced_rank"
 ]

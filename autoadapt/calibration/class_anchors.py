@@ -13,8 +13,6 @@ from autoadapt.calibration.solvers import AffineMap
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["ClassAnchor", "class_anchor", "from_classifiers"]
-
 _AFFINE = 1e-4
 """How far from affine a classifier may answer, in the largest of its answers."""
 _SIDE = 3

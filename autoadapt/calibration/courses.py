@@ -22,8 +22,6 @@ from autoadapt.calibration.run_states import read_state, write_state
 from autoadapt.calibration.samples import Sample, Samples, cut
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["Course", "Rates"]
-
 JUDGED = 256
 """Images held out that are looked at, at most."""
 WARMED_UP = 0.1

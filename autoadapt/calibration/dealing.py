@@ -18,17 +18,6 @@ from autoadapt.calibration.sharded import whole
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = [
-    "checksum",
-    "dealt",
-    "facts_of",
-    "refuse_another",
-    "refuse_unlike",
-    "rows_of",
-    "shared_images",
-    "sum_of_bits",
-]
-
 
 def dealt(data: Iterable[object], images: int) -> int:
     """How many images there are, at most so many: `DistributedSampler` repeats some so that all workers have as many.

@@ -23,8 +23,6 @@ from autoadapt.calibration.samples import Samples
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe, condition
 from autoadapt.calibration.with_made import choose_fit
 
-__all__ = ["Deciding", "Outcome"]
-
 EXPLAINS_LITTLE = 0.5
 SEEN = "the images judged on have near copies among those fitted on, so that figures say too much"
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["are_detections", "compared", "found_nothing", "is_detection"]
-
 AGREES = 0.5
 """Intersection over union from which two boxes of one label count as the same."""
 

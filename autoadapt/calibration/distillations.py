@@ -11,8 +11,6 @@ from autoadapt.contracts.facts import Dated, MadeByHand
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, human_count
 
-__all__ = ["Distillation"]
-
 
 class Distillation(Shown, Dated, MadeByHand):
     """What images held out say of the model before and after it was taught."""

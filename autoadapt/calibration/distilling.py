@@ -30,8 +30,6 @@ from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.files.writing import check_place
 from autoadapt.showing.progress import telling
 
-__all__ = ["distil"]
-
 LOOKS = 8
 """How often the images held out are looked at on the way, beside the start."""
 EVERY = 8

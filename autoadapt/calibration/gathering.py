@@ -40,8 +40,6 @@ from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["Gathering"]
-
 _SECONDS_BETWEEN_SAVES = 10.0
 _FIRST_MADE = 1 << 40
 """Numbers of made images, for the choice of their places; the caller's have smaller ones."""

@@ -13,8 +13,6 @@ from autoadapt.calibration.image_folds import Folds
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.solvers import AffineMap, Factored, HeldOut, Recipe, Spectrum, constant, spectral_values
 
-__all__ = ["Fitting", "HeldOutMaps"]
-
 Solved = TypeVar("Solved", Spectrum, Factored)
 HeldOutMaps: TypeAlias = Mapping[int, Sequence[AffineMap]]
 """By the fold that they have not seen: one map for each projection."""

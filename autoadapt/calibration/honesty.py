@@ -9,8 +9,6 @@ from statistics import fmean, pstdev, stdev
 
 from autoadapt.calibration.judging import Score
 
-__all__ = ["Gain", "drawn_on", "gain_over", "honest_after", "on_others", "standard_errors"]
-
 POWER = log(4 / 3) / log(3 / 2)
 """By how much less a power of the number of images falls from three quarters to all than from one half to three."""
 

@@ -9,8 +9,6 @@ import torch
 
 from autoadapt.calibration.near_copies import copied_from
 
-__all__ = ["MANY_CHANNELS", "Folds"]
-
 _FOLDS = 4
 """How many there are, but for many channels."""
 MANY_CHANNELS = 512

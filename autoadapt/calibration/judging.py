@@ -29,8 +29,6 @@ from autoadapt.contracts.modes import in_eval_mode
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["Head", "Judge", "Loss", "Score", "copied_head", "divergence", "losses_of"]
-
 Head: TypeAlias = Callable[[Any], Any]
 Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
 Maps: TypeAlias = Sequence[AffineMap]

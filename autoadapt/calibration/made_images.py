@@ -21,8 +21,6 @@ from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.trees import flatten
 from autoadapt.versions import install_line, package_version
 
-__all__ = ["ENOUGH", "Augment", "Batch", "Making"]
-
 Augment: TypeAlias = Literal["auto", 0] | Callable[[Any], Any]
 """Which images are made: mixes and synthetic pictures where they help, none, or what a function makes of a batch."""
 

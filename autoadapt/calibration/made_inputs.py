@@ -13,8 +13,6 @@ from autoadapt.calibration.mixed_sounds import mixed_sound
 from autoadapt.calibration.samples import Cut
 from autoadapt.calibration.synthetic_pictures import synthetic
 
-__all__ = ["Inputs", "Kind", "kind_of"]
-
 MOST_CHANNELS = 16
 LEAST_PIXELS = 8
 """Along an axis."""

@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["Layers", "mixed"]
-
 JITTER = (0.4, 0.4, 0.4, 0.1)
 """Of brightness, contrast, saturation and hue, as torchvision's `ColorJitter` takes them."""
 GREY = 0.15

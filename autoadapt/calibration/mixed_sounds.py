@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["mixed_sound"]
-
 # Dimension letters: N samples of a waveform.
 
 

@@ -9,8 +9,6 @@ import torch
 
 from autoadapt.calibration.image_folds import MANY_CHANNELS
 
-__all__ = ["Moments"]
-
 BYTES = 64 << 20
 """Of tokens in double precision that are multiplied at once, so that they fit beside the models."""
 

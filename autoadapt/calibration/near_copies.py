@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 
-__all__ = ["DESCRIBED", "WANTED", "copied_from", "count_different", "descriptors", "near_copies", "remark_on", "seen"]
-
 DESCRIBED = 512
 """Images that are described; of more the share is taken."""
 WANTED = 64

@@ -30,8 +30,6 @@ from autoadapt.files.reading import one_line
 from autoadapt.sources import as_module
 from autoadapt.swapping.stand_ins import Levels, first_path, passes_of
 
-__all__ = ["Lesson", "Observation", "Pair", "explained", "fresh", "pair_of"]
-
 # Dimension letters: B images, T tokens of an image, C and D channels.
 
 

@@ -11,8 +11,6 @@ from autoadapt.adapting.mask_layers import counted_tokens, fit_mask, thin_mask, 
 from autoadapt.adapting.planning import Plan, counted_along
 from autoadapt.calibration.projections import Projection
 
-__all__ = ["PairedTokens", "what_counts_of"]
-
 # Dimension letters: B images, T tokens of an image, C and D channels.
 
 

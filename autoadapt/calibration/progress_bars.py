@@ -10,8 +10,6 @@ from typing import Any
 
 from autoadapt.showing.progress import Tell, listened, telling
 
-__all__ = ["Progress", "progress"]
-
 NARROW = 76
 """Columns of a terminal below which only images are counted."""
 _SECONDS_BETWEEN = 2.0

@@ -34,8 +34,6 @@ from autoadapt.calibration.sharded import whole, write_whole
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import CalibrationError, Mismatch
 
-__all__ = ["Projection", "find_projections", "left_as_they_are", "set_weight", "set_weights", "weight_and_offset"]
-
 _ALWAYS = 'adapt(..., project="always")'
 # Dimension letters: B images, T tokens of an image, C and D channels.
 

@@ -15,8 +15,6 @@ from autoadapt.calibration.honesty import honest_after
 from autoadapt.calibration.judging import TOGETHER, Judge, Score
 from autoadapt.calibration.solvers import AffineMap, deviations
 
-__all__ = ["Refine", "Refined", "refined", "stepped", "steps_of"]
-
 Refine: TypeAlias = Literal["auto"] | int
 """At most so many steps; `auto` decides whether to take any."""
 

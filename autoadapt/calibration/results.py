@@ -12,8 +12,6 @@ from autoadapt.showing import Shown
 from autoadapt.showing.figures import check_drawable, save_figure
 from autoadapt.showing.tables import columns, human_count, page_width
 
-__all__ = ["Calibration", "HeadScore", "OutputFit", "Trial"]
-
 
 class OutputFit(MadeByHand):
     """How well one output is explained by maps of three quarters of the images, on the others; also after steps."""

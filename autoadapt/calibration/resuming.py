@@ -11,8 +11,6 @@ from autoadapt.calibration.run_states import State, written_by
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.files.reading import one_line
 
-__all__ = ["own_file", "resume"]
-
 
 def own_file(path: Path) -> Path:
     """Where this worker writes: one that is alone to the file itself, others to one each beside it.

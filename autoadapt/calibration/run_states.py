@@ -23,8 +23,6 @@ from autoadapt.files.reading import hindrance, one_line, read_json
 from autoadapt.files.writing import write_file
 from autoadapt.saving.module_states import checksum_of
 
-__all__ = ["State", "read_state", "write_state", "written_by"]
-
 _TREE: TypeAdapter[Any] = TypeAdapter(Tree)
 
 

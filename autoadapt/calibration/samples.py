@@ -13,8 +13,6 @@ import torch
 from autoadapt.calibration.detections import are_detections
 from autoadapt.contracts.trees import Tree, flatten, rebuild
 
-__all__ = ["Cut", "Sample", "Samples", "cut", "joined", "priority"]
-
 IMAGES = 64
 """That recipes are tried on, at most."""
 REPORTED = 256

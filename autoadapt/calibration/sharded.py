@@ -15,17 +15,6 @@ from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.weights.tensor_specs import is_sharded as is_part
 
-__all__ = [
-    "calling",
-    "copied",
-    "is_sharded",
-    "refuse_sharded",
-    "undisturbed",
-    "whole",
-    "whole_copy",
-    "write_whole",
-]
-
 _FSDP = ("torch.distributed.fsdp", "torch.distributed._composable.fsdp")
 """Where it stands; the second in torch 2.5."""
 

@@ -11,18 +11,6 @@ import torch
 from autoadapt.calibration.image_folds import MANY_CHANNELS
 from autoadapt.calibration.moments import Moments
 
-__all__ = [
-    "AffineMap",
-    "Factored",
-    "HeldOut",
-    "Recipe",
-    "Spectrum",
-    "condition",
-    "constant",
-    "deviations",
-    "spectral_values",
-]
-
 _ROUNDING = float(torch.finfo(torch.float64).eps)
 NOISE = 0.01
 """Share of the variance of a channel that is its own: directions in which there is less are not blown up."""

@@ -7,8 +7,6 @@ import random
 
 import torch
 
-__all__ = ["synthetic"]
-
 LEAVES = 120
 """At most so many in a picture."""
 SHAPES = 24

@@ -14,8 +14,6 @@ from autoadapt.contracts.views import clone_buffers, copy_module, eval_copy
 from autoadapt.errors import CalibrationError, Mismatch, nearest
 from autoadapt.swapping.passes import Passes
 
-__all__ = ["find_adapted", "with_old"]
-
 
 def find_adapted(net: nn.Module, at: str | None) -> AdaptedModule:
     """The adapted module at a path, or the only one there is.

@@ -13,8 +13,6 @@ from autoadapt.calibration.judging import Judge, Score
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe
 
-__all__ = ["choose_fit"]
-
 
 def choose_fit(
     moments: Sequence[Sequence[Moments]],

@@ -14,19 +14,6 @@ from autoadapt.calibration.moments import Moments
 from autoadapt.errors import CalibrationError, Mismatch
 from autoadapt.files.reading import first_line
 
-__all__ = [
-    "all_are_well",
-    "combined",
-    "count",
-    "gathered",
-    "in_step",
-    "number",
-    "summed",
-    "together",
-    "total",
-    "totals",
-]
-
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 Unit = TypeVar("Unit")

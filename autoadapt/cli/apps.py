@@ -25,8 +25,6 @@ from autoadapt.cli.saved_commands import check_command, export_command, fold_com
 from autoadapt.cli.weight_commands import transfer_command
 from autoadapt.versions import VERSION
 
-__all__ = ["app"]
-
 EPILOG = (
     "Exit codes: 0 it holds, 1 it does not, 2 a bad call. Results go to standard output, errors and progress to "
     "standard error; with --json an error is an object as well."

@@ -16,8 +16,6 @@ from autoadapt.files.writing import write_file
 if TYPE_CHECKING:
     from autoadapt.assembly import AssembledModel, Comparison
 
-__all__ = ["assemble_command"]
-
 
 def assemble_command(
     configs: Annotated[list[Path], typer.Argument(help="YAML, JSON or Python files")],

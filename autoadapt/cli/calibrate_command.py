@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["calibrate_command"]
-
 ADAPTERS = ".safetensors"
 COVERAGE = 0.99
 """Share of a model's parameters that its weights file must have."""

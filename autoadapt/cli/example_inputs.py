@@ -16,8 +16,6 @@ from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.files.reading import hindrance, one_line
 
-__all__ = ["read_inputs"]
-
 _NAMED = re.compile(r"(?P<name>[A-Za-z_]\w*)=(?P<text>.+)", re.DOTALL)
 _USUAL = {"B": 2, "C": 3, "H": 224, "W": 224}
 

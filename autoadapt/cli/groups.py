@@ -20,8 +20,6 @@ from autoadapt.cli.repeated_options import refuse_repeated
 from autoadapt.errors import Mismatch
 from autoadapt.showing.tables import fitting
 
-__all__ = ["Command", "Group"]
-
 NARROWEST = 40
 """Columns below which nothing is narrowed further."""
 _PYDANTIC = re.compile(r"\bInput should be\b")

@@ -14,8 +14,6 @@ from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running
 from autoadapt.showing.tables import columns, human_count
 from autoadapt.versions import VERSION, install_line, package_version
 
-__all__ = ["EXTRAS", "demo_command", "doctor_command"]
-
 REQUIRED = ("numpy", "einops", "pydantic", "rich", "typer", "safetensors", "pyyaml", "jinja2")
 EXTRAS = {
     "zoo": ("timm", "torchvision", "transformers", "segmentation-models-pytorch", "huggingface_hub"),

@@ -12,8 +12,6 @@ from autoadapt.errors import AdaptError
 from autoadapt.files.writing import write_file
 from autoadapt.versions import VERSION, package_version
 
-__all__ = ["complete_source", "known_names"]
-
 _ZOOS = ("timm", "torchvision", "transformers", "segmentation-models-pytorch")
 
 

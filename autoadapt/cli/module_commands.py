@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     from autoadapt.adapting.building import AdaptedModule
 
-__all__ = ["adapt_command", "capture_command", "plan_command", "regions_command", "swap_command", "verify_command"]
-
 
 def capture_command(
     source: Model,

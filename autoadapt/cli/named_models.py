@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from autoadapt.contracts.signature import Signature
 
-__all__ = ["backbone", "contract", "inputs_of", "is_name", "is_saved", "model", "refuse_unnamed", "saved_parts"]
-
 _BACKBONE = re.compile(r"^The backbone is (?P<source>\w+:[^\s()]+) \(", re.MULTILINE)
 _CHANNELS = re.compile(r"\s*\d+(\s*,\s*\d+)*\s*")
 """Channels alone, as timm tells them; refused with the texts to write instead."""

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from autoadapt.contracts.facts import Dated
     from autoadapt.contracts.signature import Signature
 
-__all__ = ["BAD_CALL", "DOES_NOT_HOLD", "HOLDS", "STOPPED", "complain", "keep", "running", "show", "working", "wrote"]
-
 HOLDS = 0
 DOES_NOT_HOLD = 1
 BAD_CALL = 2

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from autoadapt.ranking import Ranked
     from autoadapt.sources.images import Preprocessing
 
-__all__ = ["rank_command"]
-
 BATCH = 8
 
 

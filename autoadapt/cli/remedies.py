@@ -13,8 +13,6 @@ from typing import TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
-__all__ = ["Options", "in_shell", "keeping", "sentence", "speaking_for", "told_in_shell"]
-
 Options: TypeAlias = Mapping[str, Mapping[str, tuple[str, str]]]
 """Of all commands by name: of each parameter the option that sets it, and the one that unsets it where there is one."""
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import typer
 
-__all__ = ["RepeatedError", "refuse_repeated"]
-
 
 class RepeatedError(typer.BadParameter):
     """An option is given twice that takes one value."""

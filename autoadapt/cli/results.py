@@ -9,8 +9,6 @@ from autoadapt.adapting.verification import Verification
 from autoadapt.assembly import Assembly
 from autoadapt.contracts.facts import Dated
 
-__all__ = ["Adapted", "Assembled", "Verified", "Whole"]
-
 
 class Adapted(Dated):
     """What `adapt` did, and the proof that it holds."""

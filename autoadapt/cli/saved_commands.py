@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 
     from autoadapt.adapting.building import AdaptedModule
 
-__all__ = ["check_command", "export_command", "fold_command", "models_command", "show_command"]
-
 Program = Annotated[Path, typer.Argument(help="the file: .onnx, .pt2 or .pt", callback=writable)]
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from autoadapt.cli.results import Whole
     from autoadapt.contracts.facts import Dated
 
-__all__ = ["held_by", "whole_of"]
-
 _EXPECTED = "a folder of adapt --out, a file of export, or a signature, plan or other result (JSON)"
 _PROGRAMS = (".pt2", ".onnx", ".ts", ".pt")
 _MAKE = "autoadapt capture MODEL --out signature.json"

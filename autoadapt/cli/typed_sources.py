@@ -10,8 +10,6 @@ from pathlib import Path
 
 from autoadapt.errors import Mismatch, SourceError, nearest
 
-__all__ = ["checked_source", "is_path", "is_saved", "refuse_missing"]
-
 CONFIG = "config.json"
 WHOLE = "model.json"
 _EXPECTED = "a name such as timm:resnet18, module.py:name, a .pt2 file or a folder of adapt --out"

@@ -12,8 +12,6 @@ from autoadapt.cli.named_models import model
 from autoadapt.cli.options import Answer, Model
 from autoadapt.cli.outcomes import running, show, working, write_page, wrote
 
-__all__ = ["transfer_command"]
-
 
 class MatchChoice(str, Enum):
     """How tensors are paired."""

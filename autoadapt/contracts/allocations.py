@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import AdaptError, Mismatch
 
-__all__ = ["MOST_INVENTED", "MOST_LEARNED", "bytes_of", "in_words", "refuse_invented"]
-
 MOST_INVENTED = 1 << 28
 """Bytes of the inputs and outputs of one run on invented inputs."""
 MOST_LEARNED = 1 << 27

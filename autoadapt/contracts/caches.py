@@ -25,8 +25,6 @@ from torch import nn
 
 from autoadapt.contracts.instances import contents_of, parts_of
 
-__all__ = ["OutsideCaches", "apart"]
-
 T = TypeVar("T")
 
 _FOREIGN = frozenset({"torch", "numpy", "autoadapt", *sys.stdlib_module_names}) - {"__main__"}

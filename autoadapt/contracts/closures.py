@@ -18,8 +18,6 @@ from torch import nn
 
 from autoadapt.contracts.instances import contents_of, parts_of
 
-__all__ = ["Closures"]
-
 _PLAIN = (str, bytes, int, float, type(None), type, types.ModuleType, types.BuiltinFunctionType, types.CodeType)
 _NUMBERS = frozenset({bool, int, float, str, type(None)})
 _EMPTY = frozenset({dict, OrderedDict, list, set})

@@ -22,16 +22,6 @@ from autoadapt.contracts.meta_device import on_the_meta_device
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import aliased, copy_module, eval_copy, on_meta
 
-__all__ = [
-    "Cost",
-    "cost_of",
-    "cost_without_values",
-    "multiply_adds_by_part",
-    "multiply_adds_of",
-    "peak_without_values",
-    "with_values",
-]
-
 LONGEST = 3.0
 """Seconds after which a pass is not timed again."""
 

@@ -11,8 +11,6 @@ from torch import nn
 
 from autoadapt.contracts.instances import parts_of
 
-__all__ = ["deep_copy"]
-
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type})
 """Types whose objects `copy.deepcopy` returns unchanged."""
 

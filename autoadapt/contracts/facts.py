@@ -16,8 +16,6 @@ from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.errors.printable import visible
 from autoadapt.versions import VERSION, package_version
 
-__all__ = ["Dated", "Made", "MadeByHand", "asked_for", "commanded", "first_fault", "interruptible"]
-
 _LONGEST = 60
 _WORDS = {"missing": "nothing", "extra_forbidden": "a field that there is not"}
 _KINDS = {

@@ -11,17 +11,6 @@ from torch import nn
 
 from autoadapt.errors import AdaptError, Mismatch
 
-__all__ = [
-    "check_module",
-    "contents_of",
-    "is_whole",
-    "not_a_module",
-    "parameters_of_parts",
-    "parts_of",
-    "plain_tensors_of",
-    "tensors_of",
-]
-
 
 def is_whole(value: object, least: int = 0) -> bool:
     """Whether a value is an integer (no boolean) of at least `least`.

@@ -18,8 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoadapt.contracts.instances import parameters_of_parts, parts_of
 
-__all__ = ["kept_weights"]
-
 
 def kept_weights(module: nn.Module) -> AbstractContextManager[object]:
     """Restore parameters that are written to while the block runs, also where it raises.

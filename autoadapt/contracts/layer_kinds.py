@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from torch import nn
 
-__all__ = ["CONVOLUTIONS", "COUNTED", "PROJECTING", "TRANSPOSED", "multiply_adds"]
-
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PROJECTING = (nn.Linear, *CONVOLUTIONS)

@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch.utils.weak import TensorWeakRef
 
-__all__ = ["MadeTables"]
-
 _MOST_VALUES = 2**23
 """Limit on the values of all tables; where there are more, they are tables for sizes that only probes have."""
 _RANDOM = ("rand", "normal", "bernoulli", "multinomial", "uniform", "dropout", "poisson", "exponential")

@@ -15,8 +15,6 @@ from autoadapt.contracts.instances import tensors_of
 from autoadapt.contracts.made_tables import MadeTables
 from autoadapt.contracts.shape_rules import ShapeRules
 
-__all__ = ["OnMeta", "not_emptied", "on_the_meta_device"]
-
 
 @contextlib.contextmanager
 def on_the_meta_device(module: nn.Module, caches: OutsideCaches) -> Iterator[None]:

@@ -7,8 +7,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-__all__ = ["alike", "are_known", "are_plain", "is_dense", "is_known", "without_values"]
-
 Tensor: TypeAlias = torch.Tensor
 
 

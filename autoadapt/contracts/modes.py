@@ -6,8 +6,6 @@ from typing import TypeVar
 
 from torch import nn
 
-__all__ = ["in_eval_mode", "in_train_mode"]
-
 M = TypeVar("M", bound=nn.Module)
 
 

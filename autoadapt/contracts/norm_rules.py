@@ -9,15 +9,6 @@ import torch
 
 from autoadapt.contracts.meta_tensors import are_known, are_plain, is_known, without_values
 
-__all__ = [
-    "batch_norm",
-    "batch_norm_backward",
-    "group_norm",
-    "group_norm_backward",
-    "layer_norm",
-    "layer_norm_backward",
-]
-
 Tensor: TypeAlias = torch.Tensor
 
 

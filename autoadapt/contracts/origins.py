@@ -11,8 +11,6 @@ from autoadapt.contracts.trees import flatten, has_opaque, rebuild
 from autoadapt.errors import SignatureError
 from autoadapt.errors.printable import is_plain_name
 
-__all__ = ["Origin", "Verb", "called", "name_of", "note_origin", "origin_of"]
-
 Verb: TypeAlias = Literal["load", "load_backbone"]
 
 

@@ -11,8 +11,6 @@ import torch
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-__all__ = ["in_another_thread"]
-
 _Made = TypeVar("_Made")
 _MOST_SECONDS = 30.0
 """How long a run is waited for."""

@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["PlainModule", "kept_parts", "plain_modules", "registering", "replace_plain"]
-
 
 @dataclass(frozen=True)
 class PlainModule:

@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["OwnNumbers", "quiet", "undisturbed"]
-
 
 class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch annotates it in part
     """While it is active, what this thread draws from torch comes from generators of this mode.

@@ -8,8 +8,6 @@ from torch.utils import _pytree as pytree
 
 from autoadapt.errors.printable import is_python_name
 
-__all__ = ["is_registered", "registered_class", "registered_items"]
-
 
 def is_registered(cls: type) -> bool:
     """Whether a class is registered as a pytree node."""

@@ -6,8 +6,6 @@ from typing import Any
 
 from autoadapt.contracts.trees import NAMED, PLAIN, Container, Tree, build_container, flatten, open_container
 
-__all__ = ["without_unmakeable"]
-
 
 def without_unmakeable(value: object, tree: Tree) -> Tree:
     """The tree of a value, with the kinds `items` or `attributes` for containers that cannot be rebuilt.

@@ -23,8 +23,6 @@ from autoadapt.contracts.norm_rules import (
     layer_norm_backward,
 )
 
-__all__ = ["RULES", "ShapeRules"]
-
 aten = torch.ops.aten
 Tensor: TypeAlias = torch.Tensor
 

@@ -12,8 +12,6 @@ from torch import nn
 from autoadapt.contracts import leaves
 from autoadapt.errors import CaptureError, Mismatch, VerificationError, nearest
 
-__all__ = ["hand_on_copies", "overwritten", "takes_what_is_read", "tap"]
-
 
 def tap(module: nn.Module, taps: Sequence[tuple[str, int, str]]) -> None:
     """Make a view return a tuple of inner tensors instead of its own output.

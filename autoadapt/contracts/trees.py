@@ -18,28 +18,6 @@ from autoadapt.contracts.registered import is_registered, registered_class, regi
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.errors.printable import is_python_name
 
-__all__ = [
-    "NAMED",
-    "PLAIN",
-    "Constant",
-    "Container",
-    "LeftOut",
-    "Opaque",
-    "Path",
-    "Slot",
-    "Tree",
-    "alike",
-    "build_container",
-    "container_type",
-    "flatten",
-    "has_opaque",
-    "open_container",
-    "path_text",
-    "path_texts",
-    "paths",
-    "rebuild",
-]
-
 Key: TypeAlias = int | str
 Path: TypeAlias = tuple[Key, ...]
 Kind: TypeAlias = Literal[

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["first_uncopyable", "stand_ins"]
-
 
 def stand_ins(module: nn.Module, memo: Mapping[int, Any], held: Iterable[Any] = ()) -> dict[int, Any]:
     """Entries for the memo of `copy.deepcopy`: the objects that a copy shares with a module.

@@ -12,8 +12,6 @@ from torch.nn.parameter import is_lazy
 from autoadapt.contracts.instances import parts_of, tensors_of
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["default_device", "off_the_meta_device", "refuse_unfit", "without_autocast"]
-
 
 def refuse_unfit(module: nn.Module) -> None:
     """Refuse modules with sharded tensors (FSDP, `DTensor`), `FakeTensor`s, or lazy parameters without a shape.

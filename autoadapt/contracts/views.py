@@ -21,22 +21,6 @@ from autoadapt.errors import CaptureError, Mismatch
 from autoadapt.errors.given import check_type
 from autoadapt.files.reading import first_line
 
-__all__ = [
-    "aliased",
-    "backward",
-    "clone_buffers",
-    "copy_module",
-    "cut",
-    "duplicate",
-    "eval_copy",
-    "keep_modes",
-    "on_meta",
-    "refuse_scripts",
-    "uncompiled",
-    "view",
-    "within_wrapper",
-]
-
 TensorCopy: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 _Paths = TypeVar("_Paths", bound=str | Sequence[str] | None)
 

@@ -11,8 +11,6 @@ import json
 import re
 from importlib.resources import files
 
-__all__ = ["OPEN", "code_of", "fits", "known_codes", "page_of"]
-
 _MANUAL = "https://autoadapt.github.io/autoadapt/errors.html"
 OPEN = "…"
 """Stands in a template for what is only known when it is said."""

@@ -7,8 +7,6 @@ import inspect
 from autoadapt.errors.exceptions import AdaptError, Mismatch
 from autoadapt.errors.printable import visible
 
-__all__ = ["check_callable", "check_type"]
-
 
 def check_type(
     value: object, kind: type | tuple[type, ...], argument: str, remedy: str, error: type[AdaptError] = AdaptError

@@ -5,8 +5,6 @@ from __future__ import annotations
 import keyword
 import unicodedata
 
-__all__ = ["is_plain_name", "is_python_name", "visible"]
-
 _UNSAFE = {"Cc", "Cf", "Cn", "Cs", "Zl", "Zp"}
 """Categories of Unicode: controls, formats (with those that turn the direction), what is unassigned, surrogates,
 separators of lines."""

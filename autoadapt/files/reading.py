@@ -11,8 +11,6 @@ from typing import Any
 from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.errors.printable import visible
 
-__all__ = ["MOST_BYTES", "first_line", "hindrance", "one_line", "read_json", "read_text"]
-
 MOST_BYTES = 64 << 20
 """Of a text file, unless its reader says less."""
 

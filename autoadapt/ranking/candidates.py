@@ -13,8 +13,6 @@ from torch import nn
 from autoadapt.errors import Mismatch, RankingError, SourceError, nearest
 from autoadapt.sources import list_models, load, published, schemes
 
-__all__ = ["Candidate", "Candidates", "find_candidates"]
-
 Candidates: TypeAlias = "str | nn.Module | Sequence[str | nn.Module] | Mapping[str, str | nn.Module]"
 
 

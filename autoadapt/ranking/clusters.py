@@ -8,8 +8,6 @@ from collections.abc import Iterator
 
 from autoadapt.errors import Mismatch, RankingError
 
-__all__ = ["dask_workers", "ray_workers"]
-
 
 @contextlib.contextmanager
 def dask_workers(jobs: int | None = None) -> Iterator[None]:

@@ -30,8 +30,6 @@ from autoadapt.ranking.trials import Place, tried
 from autoadapt.showing.progress import progress
 from autoadapt.versions import install_line
 
-__all__ = ["Engine", "Lost", "Task", "find_engine"]
-
 
 @dataclass(frozen=True)
 class Lost:

@@ -17,8 +17,6 @@ from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import eval_copy
 
-__all__ = ["Batch", "HeldOutImages", "first_of", "gathered", "split"]
-
 EVERY = 4
 """One image of so many is held out."""
 

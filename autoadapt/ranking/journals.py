@@ -26,8 +26,6 @@ from autoadapt.files.writing import check_place, folder_of
 from autoadapt.ranking.candidates import Candidate
 from autoadapt.ranking.results import Ranked
 
-__all__ = ["Journal"]
-
 SCHEMA = 2
 _START = b'{"autoadapt": "rank"'
 _CHECKSUM = ', "sha256": "'

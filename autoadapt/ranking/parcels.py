@@ -23,8 +23,6 @@ import torch
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.files.reading import one_line
 
-__all__ = ["Parcel", "packed", "pickled", "unpacked"]
-
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 _ALIGNED = 64

@@ -11,8 +11,6 @@ from autoadapt.errors.printable import visible
 from autoadapt.showing import NEAR, Area, Dot, cost_ticks, free_place, line_areas
 from autoadapt.showing.figures import check_drawable, save_figure
 
-__all__ = ["draw", "label"]
-
 
 def draw(points: Sequence[Dot], path: str | Path, *, across: str, up: str, title: str) -> None:
     """Draw points of logarithmic cost.

@@ -34,8 +34,6 @@ from autoadapt.ranking.trials import Place
 from autoadapt.showing.progress import Tell, telling
 from autoadapt.sources import load_backbone, published
 
-__all__ = ["Report", "rank"]
-
 Report: TypeAlias = Callable[[Ranked, int, int], None]
 """Called after each candidate with its row, how many are done, and how many there are."""
 

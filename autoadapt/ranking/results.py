@@ -13,9 +13,6 @@ from autoadapt.ranking.pictures import draw
 from autoadapt.showing import Dot, Shown
 from autoadapt.showing.tables import columns, hanging, human_count, page_width, shorten
 
-__all__ = ["Costs", "Ranked", "Ranking", "front_of"]
-
-
 Costs: TypeAlias = Literal["seconds", "multiply_adds", "parameters", "memory"]
 """What can stand against the agreement."""
 

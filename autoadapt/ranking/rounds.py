@@ -12,8 +12,6 @@ from autoadapt.ranking.journals import Journal
 from autoadapt.ranking.results import Ranked
 from autoadapt.ranking.trials import Place, refused, tried
 
-__all__ = ["carried_out"]
-
 
 def carried_out(
     candidates: Sequence[Candidate],

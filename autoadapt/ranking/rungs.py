@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from autoadapt.errors import Mismatch, RankingError
 from autoadapt.ranking.results import Ranked, front_of
 
-__all__ = ["Clock", "better", "rungs"]
-
 FIRST = 8
 """Images on the lowest rung that has any."""
 TIMES = 4

@@ -30,8 +30,6 @@ from autoadapt.ranking.candidates import Candidate
 from autoadapt.ranking.image_batches import Batch, HeldOutImages, first_of
 from autoadapt.ranking.results import Ranked
 
-__all__ = ["Place", "refused", "tried"]
-
 
 @dataclass(frozen=True)
 class Place:

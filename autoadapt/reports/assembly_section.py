@@ -9,8 +9,6 @@ from autoadapt.reports.plan_section import plan_section
 from autoadapt.showing import Cell, Code, Column, Facts, Name, Section, Table, section_of
 from autoadapt.showing.tables import human_count
 
-__all__ = ["assembly_section", "comparison_section", "config_section"]
-
 
 @section_of.register
 def assembly_section(made: Assembly) -> Section:

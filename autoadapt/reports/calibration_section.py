@@ -9,8 +9,6 @@ from autoadapt.calibration.results import HeadScore, OutputFit
 from autoadapt.showing import Badge, Cell, Column, Facts, Folded, Name, Section, Share, Table, section_of
 from autoadapt.showing.tables import human_count
 
-__all__ = ["calibration_section", "distillation_section"]
-
 
 @section_of.register
 def calibration_section(made: Calibration) -> Section:

@@ -10,8 +10,6 @@ from autoadapt.errors.given import check_type
 from autoadapt.files.writing import check_place, write_file
 from autoadapt.showing import page, section_of
 
-__all__ = ["html_report", "write_html"]
-
 
 def html_report(*results: object, title: str = "", command: str = "") -> str:
     """Results as a page.

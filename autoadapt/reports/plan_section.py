@@ -26,8 +26,6 @@ from autoadapt.showing import (
 )
 from autoadapt.showing.tables import human_count
 
-__all__ = ["diagram", "plan_section", "plan_svg"]
-
 
 def plan_svg(plan: Plan, *, narrow: bool = False) -> str:
     """The picture of a plan: an SVG that stands alone, in light and dark.

@@ -7,8 +7,6 @@ from autoadapt.ranking import Ranked, Ranking
 from autoadapt.showing import Badge, Cell, Column, Facts, Faults, Name, Part, Scatter, Section, Table, section_of
 from autoadapt.showing.tables import human_count
 
-__all__ = ["ranking_section"]
-
 
 @section_of.register
 def ranking_section(made: Ranking) -> Section:

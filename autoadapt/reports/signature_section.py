@@ -5,8 +5,6 @@ from __future__ import annotations
 from autoadapt.contracts.signature import Signature, TensorSpec, Values, describe
 from autoadapt.showing import Badge, Cell, Column, Facts, Name, Part, Section, Table, section_of
 
-__all__ = ["signature_section"]
-
 
 @section_of.register
 def signature_section(signature: Signature) -> Section:

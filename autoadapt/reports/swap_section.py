@@ -10,8 +10,6 @@ from autoadapt.swapping import Swap
 from autoadapt.swapping.cost_lines import cost_rows
 from autoadapt.swapping.results import Part
 
-__all__ = ["swap_section"]
-
 
 @section_of.register
 def swap_section(swap: Swap) -> Section:

@@ -6,8 +6,6 @@ from autoadapt.showing import Badge, Cell, Column, Facts, Name, Part, Section, S
 from autoadapt.weights import Transfer
 from autoadapt.weights.summary import coverage, module_groups, name_stages, notes, on_one_side, percent, shape_groups
 
-__all__ = ["transfer_section"]
-
 
 @section_of.register
 def transfer_section(made: Transfer) -> Section:

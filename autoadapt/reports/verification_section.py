@@ -8,8 +8,6 @@ from autoadapt.adapting.verification import Check, Verification
 from autoadapt.errors import Mismatch
 from autoadapt.showing import Badge, Column, Facts, Faults, Folded, Part, Section, Table, Tone, section_of
 
-__all__ = ["check_parts", "verification_section"]
-
 _MARKS = {"passed": "✓ passed", "failed": "✗ failed", "not applicable": "not applicable", "not run": "not run"}
 _SHOWN = 3
 _TONES: dict[str, Tone] = {"passed": "good", "failed": "bad"}

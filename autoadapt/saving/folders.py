@@ -46,8 +46,6 @@ from autoadapt.sources import load, load_backbone, schemes
 from autoadapt.sources.permissions import foreign
 from autoadapt.versions import VERSION, package_version
 
-__all__ = ["save"]
-
 
 def save(net: nn.Module, folder: str | Path, *, adapters_only: bool = False, check: bool = True) -> Saved:
     """Write an adapted module, or a bigger model with adapted modules in it, into a folder of data.

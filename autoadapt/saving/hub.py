@@ -26,8 +26,6 @@ try:
 except ImportError as error:
     raise ImportError(f"huggingface_hub is not installed: {install_line('zoo')}") from error
 
-__all__ = ["HubModel"]
-
 _CARD = """---
 {{ card_data }}
 ---

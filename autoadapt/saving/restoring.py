@@ -38,8 +38,6 @@ from autoadapt.sources.size_limits import SizeLimits, made_within
 from autoadapt.sources.zoos import nothing_fetched
 from autoadapt.versions import package_version
 
-__all__ = ["restore"]
-
 _GIVE_NEW = "restore(..., new=the module that was adapted)"
 
 

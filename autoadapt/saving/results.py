@@ -9,8 +9,6 @@ from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, headline, human_count
 
-__all__ = ["Saved"]
-
 
 class Saved(Shown, Dated):
     """What `save` wrote, and what it could not."""

@@ -16,8 +16,6 @@ from autoadapt.contracts.unfit import off_the_meta_device
 from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.saving.folder_configs import Leaf, Witness
 
-__all__ = ["differences", "witness_of"]
-
 _SAMPLES = 8
 _TOLERANCE = 0.02  # of the scale: other processors round otherwise, another activation differs by more
 _HALF_TOLERANCE = 0.1

@@ -12,8 +12,6 @@ from autoadapt.errors import Mismatch, SavingError
 from autoadapt.files.reading import hindrance
 from autoadapt.files.writing import file_hash, kept_copies
 
-__all__ = ["read_tensors"]
-
 
 def read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     """The tensors of a file that is the one that was saved.

@@ -15,8 +15,6 @@ from autoadapt.saving.folder_configs import Frozen, checksum
 from autoadapt.swapping.folding import Folding
 from autoadapt.swapping.passes import Handing
 
-__all__ = ["WHOLE", "Place", "WholeConfig", "read_whole"]
-
 WHOLE = "model.json"
 _MOST_PARTS = 256
 _SPEC = r"^([A-Za-z_]\w{0,80}=)?[a-z]{1,8}\d{0,3}\w{0,8}\[[\d, ]{0,80}\]$"

@@ -47,8 +47,6 @@ from autoadapt.swapping.folding import put_layers
 from autoadapt.swapping.region_swaps import put_region
 from autoadapt.swapping.stand_ins import passes_of
 
-__all__ = ["adapted_parts", "is_whole", "restore_whole", "save_whole"]
-
 _PARTS = "parts"
 
 

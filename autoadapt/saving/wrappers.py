@@ -9,8 +9,6 @@ from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.views import uncompiled
 from autoadapt.errors import Mismatch, SavingError
 
-__all__ = ["adapted_inside", "unwrapped"]
-
 
 def unwrapped(net: nn.Module) -> nn.Module:
     """A module without `torch.compile` and parallel wrappers.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["COLOURS", "kind_class"]
-
 COLOURS = {
     "drop": "bright_black",
     "take": "bright_black",

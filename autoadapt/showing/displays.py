@@ -19,8 +19,6 @@ from autoadapt.showing.terminal import rendered
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
-__all__ = ["Shown", "section_of"]
-
 _LONGEST = 100
 
 

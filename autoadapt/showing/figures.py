@@ -9,8 +9,6 @@ from autoadapt.errors import AdaptError, Mismatch
 from autoadapt.files.writing import check_place, write_file
 from autoadapt.versions import install_line
 
-__all__ = ["check_drawable", "save_figure"]
-
 _ENDINGS = (".svg", ".png", ".pdf")
 
 

@@ -10,8 +10,6 @@ from functools import cached_property
 from autoadapt.showing.blocks import Block
 from autoadapt.showing.shapes import Group, Path
 
-__all__ = ["ARROW", "GAP", "Flow", "curve", "flow"]
-
 GAP = 12.0
 """Between blocks below each other."""
 ARROW = 18.0

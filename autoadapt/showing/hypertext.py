@@ -12,8 +12,6 @@ from autoadapt.showing.parts import Diagram, Scatter, Section
 from autoadapt.showing.rendering import render
 from autoadapt.showing.scatters import READABLE_SCATTER, scatter_svg
 
-__all__ = ["fragment", "page"]
-
 SHORT = 20
 
 

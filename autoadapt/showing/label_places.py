@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["NEAR", "Area", "Place", "corners", "free_place", "line_areas"]
-
 Area: TypeAlias = tuple[float, float, float, float]
 """Left, one of bottom and top, right, and the other, in pixels; the second is below the fourth."""
 

@@ -22,8 +22,6 @@ from autoadapt.showing.parts import Diagram
 from autoadapt.showing.rendering import svg_of
 from autoadapt.showing.shapes import Shape
 
-__all__ = ["NARROW_WIDTH", "narrow_svg"]
-
 NARROW_WIDTH = 352.0
 """In pixels: what a page of 400 has left."""
 LEFT = 18.0

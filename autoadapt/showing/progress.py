@@ -19,8 +19,6 @@ from typing import Any, TypeAlias
 
 from autoadapt.errors.given import check_callable
 
-__all__ = ["Event", "Tell", "listened", "progress", "telling"]
-
 _LOGGER = logging.getLogger("autoadapt")
 _LOGGER.addHandler(logging.NullHandler())
 _CLEAR = "\r\x1b[K"

@@ -13,8 +13,6 @@ from autoadapt.showing.shapes import Shape
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["render", "svg_of"]
-
 
 def render(template: str, filters: Mapping[str, Any] | None = None, /, **values: Any) -> str:
     """Fill in a template.

@@ -13,8 +13,6 @@ from autoadapt.showing.parts import Dot, Scatter
 from autoadapt.showing.rendering import svg_of
 from autoadapt.showing.shapes import Circle, Group, Path, Shape, Text
 
-__all__ = ["READABLE_SCATTER", "cost_ticks", "scatter_svg"]
-
 HEIGHT = 470.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 20.0, 34.0, 52.0
 LONGEST_NAME = 30

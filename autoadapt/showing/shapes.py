@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Circle", "Group", "Path", "Rect", "Shape", "Text"]
-
 
 @dataclass(frozen=True)
 class Rect:

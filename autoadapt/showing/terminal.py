@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-__all__ = ["rendered"]
-
 _TONES = {"good": "green", "bad": "bold red", "quiet": "dim"}
 _FIRM = 0.6
 """Share of the width for columns that are not broken; what is long gives way to what is short."""

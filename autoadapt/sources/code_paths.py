@@ -16,8 +16,6 @@ from typing import Any
 from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.sources.permissions import check_file, check_module
 
-__all__ = ["load_object", "names_a_file"]
-
 _NAME = r"(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)"
 _PYTHON_PATH = re.compile(rf"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):{_NAME}")
 _IN_A_FILE = re.compile(rf"(?P<file>[^\0]+\.py):{_NAME}")

@@ -14,8 +14,6 @@ from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.files.reading import one_line
 from autoadapt.sources.permissions import check_file
 
-__all__ = ["EXPORTED", "FrozenExport", "load_export"]
-
 EXPORTED = ".pt2"
 
 

@@ -11,8 +11,6 @@ from autoadapt.contracts.instances import not_a_module
 from autoadapt.errors import Mismatch, SourceError
 from autoadapt.sources.loading import WITHOUT_WEIGHTS, load, load_backbone
 
-__all__ = ["as_module"]
-
 _LOADED = re.compile(r'load\((?P<name>"[^"]+")\)')
 _MODEL = "a module, or the name of one such as timm:resnet18"
 

@@ -22,8 +22,6 @@ from autoadapt.errors import CaptureError, Mismatch, SourceError
 from autoadapt.files.reading import hindrance, one_line
 from autoadapt.sources.zoos import package
 
-__all__ = ["Images", "Preprocessing", "preprocessing_of", "read_images"]
-
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = 0.5

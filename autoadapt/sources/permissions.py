@@ -9,8 +9,6 @@ from typing import Any
 
 from autoadapt.errors import Mismatch, SourceError
 
-__all__ = ["check_file", "check_module", "foreign", "refuse_foreign"]
-
 
 def check_module(source: str, module: str, allow: Sequence[str | Path]) -> None:
     """Refuse a module that is neither allowed nor in a package that is.

@@ -11,8 +11,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-__all__ = ["offline_if_unreached"]
-
 _SECONDS = 5.0
 """What a server, or the proxy before it, has to answer in."""
 

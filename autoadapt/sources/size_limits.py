@@ -15,8 +15,6 @@ from torch.overrides import TorchFunctionMode
 
 from autoadapt.errors import Mismatch, SourceError
 
-__all__ = ["CONFIG_LIMITS", "SizeLimits", "made_within"]
-
 _Made = TypeVar("_Made")
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _LARGE = 1000

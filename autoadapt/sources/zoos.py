@@ -17,8 +17,6 @@ from autoadapt.errors import Mismatch, SourceError, nearest
 from autoadapt.sources.reach import offline_if_unreached
 from autoadapt.versions import install_line
 
-__all__ = ["Source", "names_if_any", "nothing_fetched", "package", "schemes", "zoo_of"]
-
 GROUP = "autoadapt.sources"
 
 

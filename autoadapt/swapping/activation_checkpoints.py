@@ -14,8 +14,6 @@ import torch
 import torch.utils.checkpoint
 from torch.utils.checkpoint import CheckpointFunction
 
-__all__ = ["Reruns", "running_checkpoint"]
-
 
 def running_checkpoint() -> object:
     """The innermost reentrant checkpoint that runs here, whose gradients are off; None where there is none."""

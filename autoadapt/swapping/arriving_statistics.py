@@ -24,8 +24,6 @@ from autoadapt.contracts.views import eval_copy
 from autoadapt.errors import AdaptError, Mismatch, SwapError
 from autoadapt.swapping.watching import Example
 
-__all__ = ["channels_at", "statistics_at"]
-
 # Dimension letters: B batch, C channels that arrive, K channels of the images, H W pixels.
 
 _FLAT = 1e-3

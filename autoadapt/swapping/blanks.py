@@ -13,8 +13,6 @@ from autoadapt.contracts.dims.forms import Axis, Floor, Form
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature import TensorSpec
 
-__all__ = ["Blank", "blank_of", "not_a_number"]
-
 Sum: TypeAlias = tuple[tuple[int, tuple[Any, ...]], ...]
 """A size as plain tuples, which compilers follow: terms of a factor and of atoms, each `("axis", name)`,
 `("floor", sum, divisor)` or `("max", sum, low)`."""

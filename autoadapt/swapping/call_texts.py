@@ -8,8 +8,6 @@ from autoadapt.adapting.planning import CONVERSIONS
 from autoadapt.contracts.capturing.regions import RegionPath
 from autoadapt.swapping.successors import Options
 
-__all__ = ["call_text"]
-
 
 def call_text(
     path: RegionPath, new: nn.Module | str, options: Options, *, allow_cost: bool, max_parameters: int | None

@@ -9,8 +9,6 @@ from typing import Any, TypeAlias
 
 from autoadapt.contracts.trees import NAMED, Constant, Container, Path, Slot, Tree, flatten
 
-__all__ = ["plain_tree", "watched"]
-
 Note: TypeAlias = Callable[[Path], None]
 
 

@@ -22,8 +22,6 @@ from autoadapt.swapping.folding.narrowing import narrowing
 from autoadapt.swapping.folding.other_runs import Run
 from autoadapt.swapping.folding.settling import Settling, projected
 
-__all__ = ["FITTED", "CostLine", "Folded", "cost_lines", "cost_rows", "cost_text", "merged", "narrowed"]
-
 FITTED = "calibrated, folded"
 """The state of a model whose adapters were fitted before they were merged."""
 

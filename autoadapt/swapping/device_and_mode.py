@@ -8,8 +8,6 @@ from torch import nn
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.errors import Mismatch, SwapError
 
-__all__ = ["move", "take_over"]
-
 
 def move(module: nn.Module, old: nn.Module) -> None:
     """Bring a module to the device and dtype of another; one without weights leaves it as it is.

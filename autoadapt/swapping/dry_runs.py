@@ -27,8 +27,6 @@ from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.unfit import default_device
 
-__all__ = ["captured_once"]
-
 State: TypeAlias = tuple[Any, ...]
 
 _DEEPEST = 60

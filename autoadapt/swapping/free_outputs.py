@@ -10,8 +10,6 @@ from autoadapt.adapting.operations import Cast, DropPrefix, Operation, Rearrange
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts.signature import Signature, TensorSpec
 
-__all__ = ["free_outputs"]
-
 
 def free_outputs(
     most: Plan, source: Signature, target: Signature, wanted: Sequence[str], escaped: Collection[str]

@@ -13,8 +13,6 @@ from autoadapt.contracts.trees import Constant, Container, LeftOut, Opaque, Slot
 from autoadapt.errors import Mismatch
 from autoadapt.swapping.readings import Outcome
 
-__all__ = ["broken_invariants", "differences", "moving_sizes"]
-
 
 def broken_invariants(signature: Signature, arguments: Arguments, returned: object) -> list[Mismatch]:
     """Invariants of a signature that the values of one call do not keep."""

@@ -11,8 +11,6 @@ from torch import nn
 from autoadapt.contracts.capturing.regions import HOOKS, Region, callers_hooks
 from autoadapt.errors import Mismatch, SwapError
 
-__all__ = ["move_hooks", "refuse_lost_hooks"]
-
 
 def move_hooks(old: nn.Module, new: nn.Module) -> None:
     """Move the hooks of callers, behind those that the new module has; the old one keeps copies.

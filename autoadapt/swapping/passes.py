@@ -25,8 +25,6 @@ from autoadapt.swapping.activation_checkpoints import Reruns, running_checkpoint
 from autoadapt.swapping.blanks import Blank, blank_of, not_a_number
 from autoadapt.swapping.unread import PARTING, Known, Unread, unread, unread_shapeless
 
-__all__ = ["Handing", "Passes", "take_off"]
-
 
 class Handing(MadeByHand):
     """What each module of a swapped region hands on, as data."""

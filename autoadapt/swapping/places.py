@@ -12,8 +12,6 @@ from torch import nn
 from autoadapt.contracts.plain_modules import registering, replace_plain
 from autoadapt.errors import Mismatch, SwapError, nearest
 
-__all__ = ["Place", "find_places", "named_paths", "set_modules"]
-
 
 @dataclass(frozen=True)
 class Place:

@@ -16,8 +16,6 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import Mismatch
 
-__all__ = ["Surface", "find_surface", "plain_attributes"]
-
 
 @dataclass(frozen=True)
 class Surface:

@@ -15,8 +15,6 @@ from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.arguments import bind_call
 from autoadapt.contracts.trees import Tree, flatten, path_texts, rebuild
 
-__all__ = ["Outcome", "Reading", "observed"]
-
 
 @dataclass(frozen=True)
 class Outcome:

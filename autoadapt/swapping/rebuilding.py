@@ -19,8 +19,6 @@ from autoadapt.swapping.folding.refits import Refit, Refitting, refitting
 from autoadapt.swapping.successors import Successor
 from autoadapt.swapping.watching import Example
 
-__all__ = ["Made", "rebuilt"]
-
 
 @dataclass(frozen=True)
 class Made:

@@ -8,8 +8,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature, Values
 from autoadapt.contracts.trees import Container, LeftOut, Opaque, Slot, Tree, path_text, paths
 
-__all__ = ["fixed", "reduced", "without_objects"]
-
 _MAPPINGS = ("dict", "ordered_dict", "mapping")
 
 

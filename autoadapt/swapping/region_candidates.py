@@ -11,8 +11,6 @@ from autoadapt.contracts.views import uncompiled
 from autoadapt.errors import AdaptError
 from autoadapt.swapping.watching import Example, as_example
 
-__all__ = ["chain_of", "regions", "span_to"]
-
 
 def regions(model: nn.Module, inputs: object = None) -> list[str]:
     """The parts of a model that look like its backbone, as spans for `swap`, the longest first.

@@ -16,8 +16,6 @@ from autoadapt.errors import Mismatch, SwapError
 from autoadapt.swapping.passes import Passes
 from autoadapt.swapping.stand_ins import StandIn, passes_of
 
-__all__ = ["refuse_moving", "refuse_parts", "with_moving_sizes"]
-
 
 def refuse_moving(region: Region, module: RegionModule, arguments: Arguments) -> None:
     """Refuse a region that hands on a number which changes with the size and is no size itself, such as a scale.

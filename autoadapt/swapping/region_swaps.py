@@ -33,8 +33,6 @@ from autoadapt.swapping.stand_ins import StandIn, passes_of
 from autoadapt.swapping.successors import Options, Successor, prepare
 from autoadapt.swapping.watching import Example
 
-__all__ = ["Parts", "RegionSwap", "plan_region", "put_region"]
-
 
 @dataclass(frozen=True)
 class RegionSwap:

@@ -23,8 +23,6 @@ from autoadapt.swapping.region_swaps import Parts, RegionSwap
 from autoadapt.swapping.trial_runs import give_noise, missing_calls, refuse_mixing, trained
 from autoadapt.swapping.watching import Example, outcome_of, run_copy
 
-__all__ = ["try_region"]
-
 
 def try_region(model: nn.Module, example: Example, inputs: object, planned: RegionSwap, parts: Parts) -> list[Check]:
     """Run the whole before and after, in its modes and at up to three sizes.

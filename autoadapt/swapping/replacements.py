@@ -13,8 +13,6 @@ from autoadapt.contracts.facts import MadeByHand
 from autoadapt.errors import Mismatch, SwapError, nearest
 from autoadapt.sources import near_names
 
-__all__ = ["KINDS", "Kind", "Replacement", "as_kind"]
-
 Kind: TypeAlias = Literal["linear", "channel_linear", "conv1x1", "identity", "mlp"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

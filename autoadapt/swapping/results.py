@@ -15,8 +15,6 @@ from autoadapt.showing.tables import columns, human_count
 from autoadapt.swapping.cost_lines import CostLine, cost_text
 from autoadapt.swapping.folding.foldings import Folding
 
-__all__ = ["Part", "Swap"]
-
 
 class Part(MadeByHand):
     """One place: what stood there, what stands there now, and how it was made to fit."""

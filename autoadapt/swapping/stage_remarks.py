@@ -13,8 +13,6 @@ from autoadapt.swapping.region_candidates import chain_of, span_to
 from autoadapt.swapping.successors import Successor
 from autoadapt.swapping.watching import Example
 
-__all__ = ["kept_remarks", "with_chain_remark", "with_stage_remarks"]
-
 
 def with_stage_remarks(model: nn.Module, example: Example, one: Successor) -> Successor:
     """The same successor, with remarks where its first layer was rewritten to read a stage's features, and where the

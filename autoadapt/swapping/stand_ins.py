@@ -13,8 +13,6 @@ from autoadapt.contracts.trees import flatten
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.swapping.passes import Passes
 
-__all__ = ["Levels", "StandIn", "first_path", "passes_of"]
-
 
 class Levels:
     """What the modules that stood in a region's place return in later runs of the old model, as the region's outputs.

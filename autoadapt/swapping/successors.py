@@ -42,8 +42,6 @@ from autoadapt.swapping.reduced_signatures import fixed, reduced, without_object
 from autoadapt.swapping.replacements import Replacement, as_kind
 from autoadapt.swapping.results import Part
 
-__all__ = ["Options", "Successor", "prepare"]
-
 
 @dataclass(frozen=True)
 class Options:

@@ -9,8 +9,6 @@ from autoadapt.errors import AdaptError, SwapError
 from autoadapt.swapping.results import Fault, Swap
 from autoadapt.swapping.successors import Successor
 
-__all__ = ["refusal_of", "refused"]
-
 
 def refusal_of(path: str, error: AdaptError) -> SwapError:
     """The error of a step as one of the swap."""

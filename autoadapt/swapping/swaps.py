@@ -42,8 +42,6 @@ from autoadapt.swapping.train_reads import with_train_reads
 from autoadapt.swapping.trial_runs import by_path, try_out
 from autoadapt.swapping.watching import Example, Watched, as_example, watch
 
-__all__ = ["swap"]
-
 
 class _Options(TypedDict, total=False):
     """The keyword arguments of `swap` but `dry_run`, which decides what comes back."""

@@ -10,8 +10,6 @@ from torch import nn
 from autoadapt.swapping.successors import Successor
 from autoadapt.swapping.watching import Example, Watched, watch_once
 
-__all__ = ["with_train_reads"]
-
 
 def with_train_reads(
     model: nn.Module, example: Example, planned: Sequence[Successor], seen: Watched

@@ -26,8 +26,6 @@ from autoadapt.swapping.readings import Outcome
 from autoadapt.swapping.successors import Successor
 from autoadapt.swapping.watching import Example, Watched, as_region, outcome_of, run_copy
 
-__all__ = ["by_path", "give_noise", "missing_calls", "refuse_mixing", "trained", "try_out"]
-
 
 def try_out(
     model: nn.Module, example: Example, planned: Sequence[Successor], modules: Sequence[nn.Module], seen: Watched

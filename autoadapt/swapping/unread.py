@@ -9,8 +9,6 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import nn
 
-__all__ = ["PARTING", "Known", "Unread", "unread", "unread_shapeless"]
-
 
 class Known(NamedTuple):
     """What functions between the modules of a region did when it was swapped."""

@@ -22,8 +22,6 @@ from autoadapt.errors import AdaptError, CaptureError, Mismatch, SignatureError,
 from autoadapt.swapping.containers import plain_tree, watched
 from autoadapt.swapping.readings import Outcome, Reading, observed
 
-__all__ = ["Example", "Watched", "as_example", "as_region", "outcome_of", "run_copy", "watch", "watch_once"]
-
 
 @dataclass(frozen=True)
 class Example:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from autoadapt.adapting.verification import Check, Verification
 from autoadapt.adapting.verification.results import Fault
 
-__all__ = ["cases_text", "failure_text"]
-
 MOST = 3
 _CAPTURED = "aa.capture(like, inputs)"
 _MEANING = "each line: check, output and axis (at input sizes): expected (old), found (new)"

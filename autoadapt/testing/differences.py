@@ -12,8 +12,6 @@ from autoadapt.adapting.verification.sessions import Session, differing_tree
 from autoadapt.contracts.trees import Tree, flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
 
-__all__ = ["Flat", "differs"]
-
 Flat: TypeAlias = tuple[Tree, list[torch.Tensor]]
 """A value as its containers and its tensors."""
 

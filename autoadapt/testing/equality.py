@@ -17,8 +17,6 @@ from autoadapt.contracts.views import eval_copy
 from autoadapt.errors import AdaptError
 from autoadapt.testing.differences import Flat
 
-__all__ = ["assert_equals"]
-
 
 def assert_equals(
     net: nn.Module,

@@ -22,8 +22,6 @@ from autoadapt.errors import Mismatch, VerificationError
 from autoadapt.showing import Shown
 from autoadapt.testing.differences import differs
 
-__all__ = ["Caught", "Mutant", "caught_by", "mutants"]
-
 Leaves: TypeAlias = list[torch.Tensor]
 _Break: TypeAlias = Callable[[nn.Module, Leaves], Leaves]
 

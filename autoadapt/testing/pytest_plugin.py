@@ -15,8 +15,6 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["UPDATING", "signature_lock"]
-
 UPDATING = {"signatures": False}
 """Whether locked signatures are to be written anew."""
 

@@ -20,8 +20,6 @@ from autoadapt.contracts.signature import AxisSizes, Mask, Signature, TensorSpec
 from autoadapt.contracts.trees import rebuild
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
-__all__ = ["backbones", "inputs_of", "signatures"]
-
 Kind: TypeAlias = Literal["images", "sequences", "points", "masks"]
 Levels: TypeAlias = list[torch.Tensor] | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]
 

@@ -24,8 +24,6 @@ from autoadapt.weights.shard_indexes import read_index
 from autoadapt.weights.tensor_files import MOST_TENSORS, Read, Shards, Tensors, find_file, open_shards
 from autoadapt.weights.tensor_specs import Spec, is_sharded
 
-__all__ = ["Checkpoint", "Source", "adapter_scale", "read_checkpoint", "refuse_scope"]
-
 Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | nn.Module"
 """A path, a state dict or what wraps one, or a module."""
 

@@ -16,8 +16,6 @@ from autoadapt.files.writing import check_place, write_file
 from autoadapt.weights.results import Transfer
 from autoadapt.weights.transferring import transfer
 
-__all__ = ["transfer_command"]
-
 _GRID = re.compile(r"(\d+)x(\d+):(\d+)x(\d+):(\d+)")
 
 

@@ -19,8 +19,6 @@ from autoadapt.weights.recipes import BLOCK
 from autoadapt.weights.tensor_files import Read, Tensors, read_whole
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["compose", "own_entries", "own_targets", "without_zeros"]
-
 
 def without_zeros(tensors: Tensors, recipes: Sequence[Recipe]) -> list[Recipe]:
     """Recipes without those of parts that the model has no place for, which have to be zero.

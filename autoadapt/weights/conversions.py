@@ -39,8 +39,6 @@ from autoadapt.weights.slicing import (
 from autoadapt.weights.tensor_specs import Spec, shape_text
 from autoadapt.weights.widths import Widths
 
-__all__ = ["POLICIES", "SLICES", "Conversion", "Policy", "Shapes", "Wish", "check_policies", "convert", "plan"]
-
 Policy: TypeAlias = Literal[
     "skip", "error", "slice", "blocks", "groups", "inflate", "centre", "sum", "resample", "linear", "permute"
 ]

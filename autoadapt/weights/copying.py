@@ -27,8 +27,6 @@ from autoadapt.weights.slots import Slot
 from autoadapt.weights.tensor_files import Read, Tensors, read_block, read_whole
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["UNDO_BYTES", "Move", "same_values", "write"]
-
 UNDO_BYTES = 512 << 20
 """Up to this size the old values are kept until the last tensor is compared.
 

@@ -18,8 +18,6 @@ from autoadapt.weights.slots import Slot
 from autoadapt.weights.tensor_specs import Spec, parent
 from autoadapt.weights.widths import READ, Widths
 
-__all__ = ["Expected", "Verdicts", "decide", "model_entries", "source_entries"]
-
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _COUNTER = "num_batches_tracked"
 

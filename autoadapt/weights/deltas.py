@@ -11,8 +11,6 @@ from autoadapt.weights.layer_names import Named, front_of, layers_of, most_alike
 from autoadapt.weights.made_tensors import Recipe
 from autoadapt.weights.tensor_specs import Spec, parent
 
-__all__ = ["NOT_BESIDE", "UNTOLD", "WITH_BASE", "check_deltas", "find_deltas", "is_delta"]
-
 _DELTAS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_down", "lora_up")
 
 WITH_BASE = 'transfer({**base, **adapter}, model, merge={"lora": 2.0})      states of both; 2.0 is lora_alpha / r'

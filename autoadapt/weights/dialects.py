@@ -12,8 +12,6 @@ from functools import cached_property
 
 from autoadapt.contracts.facts import MadeByHand
 
-__all__ = ["DIALECTS", "PLAIN", "WRAPPERS", "Dialect", "Rule", "rewrite"]
-
 
 class Rule(MadeByHand):
     """One rewrite: a regex and its replacement, as in `re.sub`."""

@@ -27,8 +27,6 @@ from autoadapt.weights.memory import Bytes, pieces_of
 from autoadapt.weights.tensor_files import Read
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["Renamed", "Sharded", "metadata_of", "open_sharded"]
-
 _METADATA = ".metadata"
 _LONGEST_PATH = 4096
 _RECORDS = {

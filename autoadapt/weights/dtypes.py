@@ -11,8 +11,6 @@ import torch
 
 from autoadapt.weights.tensor_specs import Spec, parent
 
-__all__ = ["castable", "quantised_layers"]
-
 # What stands beside the numbers of a quantised layer, and the scheme that it tells; the first that is there counts.
 _SCHEMES = {
     "SCB": "LLM.int8, SCB",

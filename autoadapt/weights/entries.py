@@ -6,8 +6,6 @@ from typing import Literal, TypeAlias
 
 from autoadapt.contracts.facts import MadeByHand
 
-__all__ = ["ModelBucket", "ModelEntry", "SourceBucket", "SourceEntry"]
-
 SourceBucket: TypeAlias = Literal["loaded", "converted", "mismatched", "held", "excluded", "unexpected"]
 ModelBucket: TypeAlias = Literal["loaded", "missing", "mismatched", "held"]
 """Held: it fits, but what it belongs to does not come."""

@@ -18,8 +18,6 @@ from autoadapt.weights.results import Transfer
 from autoadapt.weights.summary import percent
 from autoadapt.weights.tensor_specs import Spec, parent
 
-__all__ = ["check_arguments", "guard", "leftover_hint"]
-
 _DIGITS = re.compile(r"\d+")
 # What the reasons of refused tensors ask for, since the policy that was given could not tell.
 _POLICY = re.compile(r'shapes "(\w+)"')

@@ -15,8 +15,6 @@ from typing import Any, TypeAlias
 from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.patterns import Pattern, pattern_text
 
-__all__ = ["Keep", "Kept", "Rows", "orders", "read_keep"]
-
 Rows: TypeAlias = tuple[int | None, ...]
 """The old index of each new row; nothing where a row has no old one."""
 Keep: TypeAlias = "Mapping[Pattern, str | Sequence[int | None]]"

@@ -8,8 +8,6 @@ from functools import cached_property
 from autoadapt.weights.prefixes import ends_of
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["Named", "ends_in", "front_of", "layers_of", "likeness_to", "most_alike"]
-
 
 class Named(dict[str, Spec]):
     """Tensors by name."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["Recipe"]
-
 
 @dataclass(frozen=True)
 class Recipe:

@@ -16,8 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["PIECE_BYTES", "Bytes", "as_bytes", "as_dtype", "is_finite", "is_same", "pieces_of"]
-
 PIECE_BYTES = 1 << 21  # what is read, copied and compared in one go: half of it stays in a processor's cache
 
 Bytes: TypeAlias = NDArray[np.uint8]

@@ -20,8 +20,6 @@ from autoadapt.weights.prefixes import Exchange, Same, best_exchange, ends_of, e
 from autoadapt.weights.renaming import Renaming
 from autoadapt.weights.tensor_specs import Spec, parent
 
-__all__ = ["Pairing", "pair_by_name", "prefix_hint"]
-
 
 @dataclass
 class Pairing:

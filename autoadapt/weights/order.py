@@ -16,8 +16,6 @@ from itertools import pairwise
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.tensor_specs import Spec, parent, shape_text
 
-__all__ = ["pair_by_order"]
-
 _COUNTER = "num_batches_tracked"
 _NUMBERED = re.compile(r"(.*?)(\d*)(\D*)")
 

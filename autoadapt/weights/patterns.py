@@ -9,8 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-__all__ = ["Pattern", "matcher", "merged", "pattern_text"]
-
 Pattern: TypeAlias = str | re.Pattern[str]
 """Dotted segments (`stage2`), a glob (`head.*`, `stage{2..4}.*`), `re:` and a regex, or a compiled regex."""
 

@@ -17,8 +17,6 @@ from torch import Tensor
 from autoadapt.errors import AdaptError, Mismatch, SourceError
 from autoadapt.weights.shard_indexes import check_shards, damaged, read_index
 
-__all__ = ["load_pickle"]
-
 
 def load_pickle(path: Path) -> Any:
     """What a PyTorch file holds, read with `weights_only`: tensors and plain containers.

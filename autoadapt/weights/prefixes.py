@@ -15,8 +15,6 @@ from typing import TypeAlias
 from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.tensor_specs import Spec, parent
 
-__all__ = ["Exchange", "Same", "best_exchange", "ends_of", "exchanges"]
-
 Same: TypeAlias = Callable[[Spec, Spec], bool]
 
 _VOTES_PER_NAME = 8  # a suffix that more names share than this says nothing (`conv1.weight`)

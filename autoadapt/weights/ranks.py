@@ -12,8 +12,6 @@ import torch.distributed as dist
 
 from autoadapt.errors import AdaptError, Mismatch, TransferError
 
-__all__ = ["Ranks"]
-
 _T = TypeVar("_T")
 
 

@@ -20,8 +20,6 @@ from autoadapt.weights.layer_names import Named, ends_in, front_of, layers_of, l
 from autoadapt.weights.made_tensors import Recipe
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["BLOCK", "NORMS", "Merge", "find_recipes", "read_merge"]
-
 Merge: TypeAlias = "str | Sequence[str] | Mapping[str, float | None]"
 """`"lora"`, `"fused"`, `"quantised"`, or several; `{"lora": 2.0}` says the scale of the deltas."""
 

@@ -10,8 +10,6 @@ from typing import TypeAlias
 from autoadapt.errors import Mismatch, TransferError, nearest
 from autoadapt.weights.dialects import DIALECTS, Dialect, Rule
 
-__all__ = ["Rename", "Renaming", "read_renaming"]
-
 Rename: TypeAlias = "str | Dialect | Mapping[str, str] | Sequence[str | Dialect | Rule | tuple[str, str]] | None"
 """Rewrite rules (`{regex: replacement}`), the name of a dialect, a dialect, or a list of these."""
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from autoadapt.weights.tensor_specs import Spec, parent
 
-__all__ = ["Respelling", "as_many", "rename_text", "respellings"]
-
 _LONGEST = 3  # segments that a rule replaces at most
 _RULES = 6
 _TRIED = 40  # candidates; each is applied to all names

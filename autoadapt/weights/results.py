@@ -16,8 +16,6 @@ from autoadapt.weights.entries import ModelEntry, SourceEntry
 from autoadapt.weights.patterns import merged
 from autoadapt.weights.summary import coverage, module_rows, name_stages, percent, sections
 
-__all__ = ["Transfer"]
-
 _PASTED = 40  # patterns in a remedy; fewer would leave faults when it is pasted
 
 

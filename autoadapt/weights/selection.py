@@ -12,8 +12,6 @@ from autoadapt.weights.keeping import Kept
 from autoadapt.weights.patterns import Pattern, matcher, pattern_text
 from autoadapt.weights.resampling import Grid
 
-__all__ = ["Patterns", "Selection"]
-
 _FRONT = 3  # segments of a name that a misspelt pattern is compared with
 
 

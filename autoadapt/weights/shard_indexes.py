@@ -9,8 +9,6 @@ from pathlib import Path
 from autoadapt.errors import Mismatch, SourceError
 from autoadapt.files.reading import read_json, read_text
 
-__all__ = ["check_shards", "damaged", "read_index"]
-
 _MOST_SHARDS = 10_000
 _EXPECTED = 'JSON with a "weight_map"'
 

@@ -18,8 +18,6 @@ from autoadapt.errors import Mismatch, TransferError
 from autoadapt.weights.tensor_specs import Spec, is_sharded, parent
 from autoadapt.weights.widths import JOINED
 
-__all__ = ["Slot", "model_slots", "refuse_unwritable"]
-
 
 @dataclass(frozen=True)
 class Slot:

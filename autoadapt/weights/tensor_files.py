@@ -25,8 +25,6 @@ from autoadapt.weights.memory import PIECE_BYTES, Bytes
 from autoadapt.weights.shard_indexes import check_shards, damaged, read_index
 from autoadapt.weights.tensor_specs import Spec
 
-__all__ = ["MOST_TENSORS", "Read", "Shards", "Tensors", "find_file", "open_shards", "read_block", "read_whole"]
-
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _IN_FOLDERS = (
     "model.safetensors",

@@ -6,8 +6,6 @@ import math
 import sys
 from dataclasses import dataclass
 
-__all__ = ["Spec", "is_sharded", "parent", "shape_text"]
-
 
 @dataclass(frozen=True)
 class Spec:

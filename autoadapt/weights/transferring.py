@@ -39,8 +39,6 @@ from autoadapt.weights.selection import Selection
 from autoadapt.weights.slots import Slot, model_slots, refuse_unwritable
 from autoadapt.weights.tensor_specs import Spec, parent
 
-__all__ = ["transfer"]
-
 _ADAPTERS = re.compile(r"(?<![^.])adapters\.")
 
 

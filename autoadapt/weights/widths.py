@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-__all__ = ["JOINED", "READ", "Widths", "mixed"]
-
 READ = ("input", "channel")
 """Names of axes that hold what other layers yield."""
 

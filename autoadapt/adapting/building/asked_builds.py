@@ -14,8 +14,6 @@ from autoadapt.errors import AdaptError, BuildError, Mismatch
 from autoadapt.errors.given import check_type
 from autoadapt.sources import as_module
 
-__all__ = ["build"]
-
 
 def build(new: nn.Module | str, plan: Plan, *, like: nn.Module | None = None, share: bool = True) -> AdaptedModule:
     """Make a plan into a module.

@@ -23,8 +23,6 @@ from autoadapt.contracts.trees import flatten, path_texts
 from autoadapt.contracts.views import cut
 from autoadapt.errors import BuildError, Mismatch
 
-__all__ = ["MetaRun", "tapped"]
-
 
 def tapped(backbone: nn.Module, plan: Plan) -> Plan:
     """Put the plan's taps on a view and cut the modules that are then not needed.

@@ -12,8 +12,6 @@ from autoadapt.adapting.operations import Project
 from autoadapt.contracts.layer_kinds import CONVOLUTIONS
 from autoadapt.errors import Mismatch
 
-__all__ = ["edits", "other_parts"]
-
 _REMEDY = "aa.build(new, net.plan)      as the plan says"
 
 

@@ -12,20 +12,6 @@ from typing import Any, TypeAlias
 
 from autoadapt.errors.printable import visible
 
-__all__ = [
-    "INDENT",
-    "WIDTH",
-    "Bracketed",
-    "Expression",
-    "Text",
-    "constant",
-    "flat",
-    "group",
-    "lines_of",
-    "prose",
-    "quoted",
-]
-
 WIDTH = 88
 """Columns of a line, the default of black and ruff."""
 INDENT = 4

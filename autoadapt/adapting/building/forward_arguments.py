@@ -15,22 +15,6 @@ from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Constant, Container, Key, Slot, Tree, has_opaque, paths
 from autoadapt.errors import BuildError, Mismatch
 
-__all__ = [
-    "accepted",
-    "arguments_of",
-    "check_names",
-    "container_annotation",
-    "default_of",
-    "further_of",
-    "handed_on",
-    "is_allowed",
-    "may_be_absent",
-    "plain_entries",
-    "shared_entries",
-    "where_axis",
-    "without_entries",
-]
-
 Entries: TypeAlias = Mapping[Key, tuple[str, Tree]]
 """Entries of a dict argument: the name of that argument and the entry, by the entry's key."""
 

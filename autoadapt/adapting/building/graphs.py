@@ -48,8 +48,6 @@ from autoadapt.contracts.trees import (
 )
 from autoadapt.errors import BuildError, Mismatch
 
-__all__ = ["adapter_names", "graph_of", "learned_steps"]
-
 
 def graph_of(plan: Plan) -> fx.Graph:
     """The forward pass of a plan, with the backbone at `backbone` and layers at `adapters.<name>.<step>`."""

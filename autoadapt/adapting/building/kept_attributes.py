@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["RECIPES", "Said", "copy_facts", "filtered_call", "recipe"]
-
 # Attributes and methods of backbones in timm, torchvision, smp, transformers and detectron2.
 _FACTS = (
     "backbone_type",

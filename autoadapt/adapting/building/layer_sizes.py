@@ -12,8 +12,6 @@ from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.allocations import MOST_LEARNED
 from autoadapt.errors import BuildError, Mismatch
 
-__all__ = ["refuse_large_layers"]
-
 
 def refuse_large_layers(new: nn.Module, plan: Plan) -> None:
     """Refuse a plan whose generated layers and rewritten stems take too much memory.

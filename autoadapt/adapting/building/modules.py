@@ -40,9 +40,6 @@ from autoadapt.contracts.views import (
 from autoadapt.errors import BuildError, Mismatch
 from autoadapt.errors.given import check_type
 
-__all__ = ["AdaptedModule", "built", "is_edited", "own_attributes", "with_plan"]
-
-
 _ADAPTED = ", adapted"
 """Added to the class name of a backbone in titles."""
 

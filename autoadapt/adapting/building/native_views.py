@@ -10,8 +10,6 @@ from autoadapt.contracts.native import lift_of, tables_of
 from autoadapt.contracts.signature import image_of
 from autoadapt.errors import BuildError, Mismatch
 
-__all__ = ["read_natively"]
-
 
 def read_natively(view: nn.Module, plan: Plan) -> None:
     """Let a view take images of other sizes than it was built for, if the plan has a `Native` step.

@@ -12,8 +12,6 @@ from autoadapt.adapting.building.modules import AdaptedModule
 from autoadapt.contracts.instances import check_module
 from autoadapt.errors import BuildError, Mismatch
 
-__all__ = ["ParameterGroup", "mark_calibrated", "mark_rebuilt", "param_groups"]
-
 _CAREFUL = ("backbone", "calibrated_adapters", "adapters", "rebuilt", "rest")
 """The groups; a parameter that belongs to several is put into the first of them."""
 

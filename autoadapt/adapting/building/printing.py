@@ -34,8 +34,6 @@ from autoadapt.adapting.building.expressions import (
 from autoadapt.adapting.building.statements import Statement, merged, return_lines, statement_lines
 from autoadapt.contracts import leaves
 
-__all__ = ["Printed", "print_graph"]
-
 _DEEPEST = 2  # calls within calls that a reader still follows
 
 

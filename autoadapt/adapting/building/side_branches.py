@@ -14,8 +14,6 @@ from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.views import copy_module, on_meta
 
-__all__ = ["leaves_the_rest_alone"]
-
 Run: TypeAlias = Callable[[nn.Module, int | None], Sequence[torch.Tensor]]
 """Runs a module at a batch size, or the example's for None, and returns the tensors that are read."""
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from autoadapt.adapting.building.expressions import Bracketed, Expression, flat, lines_of, prose
 
-__all__ = ["Statement", "merged", "return_lines", "statement_lines"]
-
 
 @dataclass(frozen=True)
 class Statement:

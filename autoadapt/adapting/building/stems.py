@@ -15,8 +15,6 @@ from autoadapt.adapting.operations import Channels
 from autoadapt.adapting.planning import InputRoute, Plan, source_as_built
 from autoadapt.contracts.views import eval_copy, on_meta
 
-__all__ = ["with_stems"]
-
 # Dimension letters: N channels of the given image, k kernel.
 
 Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d

@@ -14,8 +14,6 @@ from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.tapping import hand_on_copies, overwritten
 from autoadapt.contracts.views import backward, copy_module, on_meta
 
-__all__ = ["Taps", "Trial"]
-
 Tap: TypeAlias = tuple[str, int, str]
 Taps: TypeAlias = Sequence[Tap]
 Run: TypeAlias = Callable[[nn.Module], Sequence[torch.Tensor]]

@@ -7,8 +7,6 @@ from collections import Counter
 from autoadapt.adapting.building.forward_arguments import is_allowed
 from autoadapt.adapting.planning import Plan
 
-__all__ = ["as_identifier", "variable_names"]
-
 
 def variable_names(plan: Plan) -> dict[str, str]:
     """The variable name of each output, by path: its own name, or its number, such as `level_0` or `output_1`.

@@ -13,8 +13,6 @@ from autoadapt.adapting.layouts.placing import evened, misplaced
 from autoadapt.adapting.operations import DropPrefix, Mean, Operation, Pool, Project, Rearrange, Resample, Resize
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["arranged"]
-
 
 def arranged(assigned: Assignment, *, project: bool) -> tuple[Operation, ...] | Refusal:
     """The operations of an assignment with the fewest rearrangements; or for which axes torch has no layer."""

@@ -9,8 +9,6 @@ from typing import TypeAlias
 
 from autoadapt.adapting.layouts.factors import Atom, size_of
 
-__all__ = ["Assignment", "Layout", "Refusal", "assign"]
-
 Layout: TypeAlias = tuple[tuple[str, ...], ...]
 """For each axis the names of its atoms."""
 

@@ -22,8 +22,6 @@ from autoadapt.adapting.operations import Cast, DropPrefix, Lead, Operation, Rea
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec
 
-__all__ = ["chain", "is_state"]
-
 
 def chain(
     source: TensorSpec | Factored, target: TensorSpec, *, project: bool = False

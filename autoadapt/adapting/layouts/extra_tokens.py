@@ -7,8 +7,6 @@ from dataclasses import replace
 from autoadapt.adapting.layouts.factors import Factored
 from autoadapt.adapting.operations import DropPrefix, specs_along
 
-__all__ = ["class_token_axis", "in_words", "registers", "token_axis", "without_axis", "without_entries"]
-
 
 def class_token_axis(tensor: Factored) -> int | None:
     """The axis that lists a class token and cells of an image; None where none does."""

@@ -11,8 +11,6 @@ from fractions import Fraction
 from autoadapt.contracts.dims import Dim, leading_and_product
 from autoadapt.contracts.signature import TensorSpec, in_order
 
-__all__ = ["LARGE", "POINTS", "Atom", "Factored", "distance", "factored", "kernel_of", "size_of", "unmapped", "whole"]
-
 
 @dataclass(frozen=True)
 class Atom:

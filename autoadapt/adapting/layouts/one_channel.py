@@ -7,8 +7,6 @@ from dataclasses import replace
 from autoadapt.adapting.layouts.factors import Atom, Factored
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["has_one_channel", "with_one_channel"]
-
 
 def has_one_channel(tensor: Factored) -> bool:
     """Whether channels can only be listed by an axis of one entry: there is one, and no other axis of fixed size.

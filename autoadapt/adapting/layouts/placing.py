@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from autoadapt.adapting.layouts.factors import LARGE, Atom, Factored, kernel_of
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["IN_PLACE", "evened", "misplaced", "off_by", "shift"]
-
 IN_PLACE = 0.25
 """The fraction of a step by which cells may be off before they are resampled, or a remark says so."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from autoadapt.adapting.layouts.factors import Factored, kernel_of
 from autoadapt.adapting.operations import Operation, Project, ResizeTokens
 
-__all__ = ["regridded"]
-
 
 def regridded(have: Factored, want: Factored, *, project: bool) -> tuple[Operation, ...] | None:
     """The steps from tokens `[B, N, C]` to others with as many leading tokens; None for other tensors.

@@ -15,8 +15,6 @@ from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec, cells_in
 
-__all__ = ["Rearrange"]
-
 
 class Rearrange(BaseOperation):
     """Split, permute and merge axes, in einops notation."""

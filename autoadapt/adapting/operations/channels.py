@@ -16,8 +16,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import NativeSizes, Statistics, TensorSpec, channel_names, conversion, met_by_name
 from autoadapt.errors import SignatureError
 
-__all__ = ["FEATURE_CHANNELS", "Channels", "Native", "Ones", "Project", "Projecting", "Renormalize"]
-
 Projecting: TypeAlias = Literal["needed", "always", "places"]
 """Which features get a projection: those whose channels differ; all; all, with a map of its own at each of a few
 places."""

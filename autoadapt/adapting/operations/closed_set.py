@@ -14,8 +14,6 @@ from autoadapt.adapting.operations.spatial import Mean, Pad, Pool, Resample, Res
 from autoadapt.adapting.operations.tokens import DropPrefix, Lead, ResizeTokens, Take
 from autoadapt.adapting.operations.values import Cast, Copy, Restore
 
-__all__ = ["Operation"]
-
 Operation: TypeAlias = Annotated[
     DropPrefix
     | Take

@@ -7,8 +7,6 @@ from pydantic import Field
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature import Mask
 
-__all__ = ["Counted", "where_text"]
-
 
 class Counted(MadeByHand):
     """A mask of the old module, applied to the tokens on one axis of a tensor."""

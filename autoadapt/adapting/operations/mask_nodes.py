@@ -12,8 +12,6 @@ from autoadapt.adapting.operations.counted import Counted
 from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.signature import Mask, Returned
 
-__all__ = ["averaged", "hidden", "last", "returned_mask"]
-
 _DEFAULTS = ("truth", True, False)
 """The defaults of `what_counts`, which calls leave out."""
 

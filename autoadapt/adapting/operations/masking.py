@@ -14,8 +14,6 @@ from autoadapt.adapting.operations.operation import BaseOperation, Dims
 from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.signature import DTYPES, Mask, Returned, TensorSpec
 
-__all__ = ["Hide", "Remask"]
-
 
 class Hide(BaseOperation):
     """Zeros at tokens that a mask hides, as the old module returned them."""

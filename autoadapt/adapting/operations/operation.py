@@ -16,8 +16,6 @@ from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.errors import Mismatch, PlanError
 
-__all__ = ["BaseOperation", "Conversion", "Dims", "entries", "shown_sizes", "specs_along", "values_in"]
-
 Conversion: TypeAlias = Literal["layout", "channels", "size", "statistics"]
 """What may be changed of an input: the order of its axes, its channels, height and width, or its normalisation (mean,
 standard deviation, range, order of colours)."""

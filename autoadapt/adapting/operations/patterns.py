@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["axis_groups"]
-
 
 def axis_groups(pattern: str) -> tuple[list[list[str]], list[list[str]]]:
     """Both sides of an einops pattern, each axis as the list of its names; `1` is a unit axis without name.

@@ -12,8 +12,6 @@ from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import DTYPES, TensorSpec
 
-__all__ = ["Recover", "Thin", "Thinning"]
-
 Thinning: TypeAlias = Literal["farthest", "first", "even", "random", "repeat"]
 """How points are chosen: by farthest point sampling, the first, at even steps, at random, or all of them repeatedly."""
 

@@ -17,8 +17,6 @@ from autoadapt.adapting.operations.operation import BaseOperation, Conversion, D
 from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.signature import TensorSpec
 
-__all__ = ["Averaging", "Mean", "Pad", "Pool", "Resample", "Resize"]
-
 
 class Averaging(BaseOperation):
     """The base class of operations that average, where a mask may exclude tokens."""

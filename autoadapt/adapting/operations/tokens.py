@@ -19,8 +19,6 @@ from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec, cells_in, in_order
 
-__all__ = ["DropPrefix", "Lead", "ResizeTokens", "Take"]
-
 
 class DropPrefix(BaseOperation):
     """Drop the first entries of an axis, such as class and register tokens; or the last ones."""

@@ -13,8 +13,6 @@ from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.signature import DTYPES, TensorSpec
 from autoadapt.contracts.signature.held_values import What
 
-__all__ = ["ACTIVATIONS", "Cast", "Copy", "Restore"]
-
 ACTIVATIONS = {"between 0 and 1": "sigmoid", "between -1 and 1": "tanh"}
 """The torch method that brings values within bounds."""
 _FUNCTIONS = {"norm 1": F.normalize, "probabilities": F.softmax, "log-probabilities": F.log_softmax}

@@ -9,8 +9,6 @@ from torch import fx
 
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["Writer"]
-
 
 class Writer(Protocol):
     """The nodes so far, and methods to add more."""

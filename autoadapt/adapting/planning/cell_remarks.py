@@ -12,8 +12,6 @@ from autoadapt.adapting.operations import Lead, Operation, Remask, Resample, Res
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Centres, TensorSpec
 
-__all__ = ["what_is_lost"]
-
 
 def what_is_lost(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:
     """The remark on a chain: what resampling loses, where the cells lie, and which tokens are made up; may be empty.

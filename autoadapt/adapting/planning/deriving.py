@@ -53,8 +53,6 @@ from autoadapt.contracts.instances import not_a_module
 from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec, Values
 from autoadapt.errors import AdaptError, MatchError, PlanError
 
-__all__ = ["plan"]
-
 
 def plan(
     source: Signature,

@@ -8,8 +8,6 @@ from autoadapt.adapting.operations import Rearrange, Resize
 from autoadapt.adapting.planning.plans import InputRoute
 from autoadapt.contracts.signature import Signature, TensorSpec
 
-__all__ = ["frame_remarks", "frames_of", "is_image_or_clip", "of_rank"]
-
 
 def is_image_or_clip(left: TensorSpec, right: TensorSpec) -> bool:
     """Whether one of two inputs is an image and the other a clip or volume."""

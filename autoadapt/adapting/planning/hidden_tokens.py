@@ -11,16 +11,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Mask, Returned, Signature, TensorSpec, frames_of
 from autoadapt.errors import Mismatch
 
-__all__ = [
-    "as_mask",
-    "counted_along",
-    "masks_read",
-    "returned_masks",
-    "with_masks",
-    "with_masks_told",
-    "with_tokens_behind",
-]
-
 
 def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, path: str) -> tuple[Operation, ...]:
     """The steps of a chain, changed for the masks of the old module.

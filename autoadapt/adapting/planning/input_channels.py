@@ -11,17 +11,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import InnerOutput, Signature, Statistics, channel_names, image_of
 from autoadapt.errors import Mismatch, PlanError, SignatureError
 
-__all__ = [
-    "ToldChannels",
-    "channel_remarks",
-    "expected_of",
-    "image_channels",
-    "matched_channels",
-    "source_as_built",
-    "with_channels_told",
-    "with_told",
-]
-
 ToldChannels: TypeAlias = Sequence[str] | Mapping[Literal["old", "new"], Sequence[str]]
 """The names of the channels of the old module's image; or of each module's, by `old` and `new`."""
 

@@ -25,8 +25,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, image_of, smallest_size
 from autoadapt.errors import MatchError, Mismatch
 
-__all__ = ["CONVERSIONS", "Conversion", "Fit", "check_fit", "route_inputs", "too_short"]
-
 Fit: TypeAlias = Literal["pad", "resize"]
 """How images of a size that the new module refuses are brought to a legal one: by zeros, or by interpolation."""
 

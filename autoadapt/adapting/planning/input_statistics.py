@@ -10,8 +10,6 @@ from autoadapt.adapting.planning.input_channels import expected_of, image_channe
 from autoadapt.contracts.signature import Signature, Statistics, agree
 from autoadapt.errors import Mismatch, PlanError
 
-__all__ = ["ToldStatistics", "renormalized", "statistics_remarks", "with_statistics"]
-
 ToldStatistics: TypeAlias = Statistics | Mapping[Literal["old", "new"], Statistics]
 """The statistics of the old module's images; or of each module's, by `old` and `new`."""
 

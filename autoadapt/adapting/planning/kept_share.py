@@ -13,8 +13,6 @@ from autoadapt.adapting.planning.plans import Kept
 from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec
 from autoadapt.showing.tables import human_count
 
-__all__ = ["kept_share", "last_convolution", "remark_on_cut"]
-
 
 def kept_share(source: Signature, read: Collection[str]) -> Kept | None:
     """The parameters and the depth behind the sources that are read, relative to those behind all feature maps.

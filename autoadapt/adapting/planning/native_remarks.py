@@ -5,8 +5,6 @@ from __future__ import annotations
 from autoadapt.contracts.signature import NativeSizes, Signature
 from autoadapt.showing.tables import human_count
 
-__all__ = ["native_remarks"]
-
 
 def native_remarks(source: Signature) -> tuple[str, ...]:
     """Remarks on a module that was built for one image size."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from autoadapt.adapting.operations import Project
 from autoadapt.adapting.planning.plans import Plan, Route
 
-__all__ = ["without_offsets"]
-
 
 def without_offsets(plan: Plan) -> Plan:
     """The plan with projections without bias."""

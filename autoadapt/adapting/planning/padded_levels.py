@@ -6,8 +6,6 @@ from autoadapt.adapting.operations import Pad, Resize, ResizeTokens
 from autoadapt.adapting.planning.plans import Plan, Route
 from autoadapt.errors import Mismatch
 
-__all__ = ["stretched_over_padding"]
-
 
 def stretched_over_padding(plan: Plan) -> list[Mismatch]:
     """A mismatch for each output whose cells would be stretched over the padding too.

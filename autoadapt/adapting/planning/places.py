@@ -11,8 +11,6 @@ from autoadapt.adapting.planning.plans import Route
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, TensorSpec
 
-__all__ = ["MOST_PLACES", "by_places"]
-
 MOST_PLACES = 16
 
 

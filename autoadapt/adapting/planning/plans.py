@@ -25,8 +25,6 @@ from autoadapt.errors.printable import is_plain_name, visible
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, headline, human_count, page_width
 
-__all__ = ["CutCost", "InputRoute", "Kept", "Plan", "Route", "Tap", "one_sample"]
-
 
 class InputRoute(MadeByHand):
     """One input tensor of the new module: the old module's input from which it is made, and how."""

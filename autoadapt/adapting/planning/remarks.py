@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from autoadapt.adapting.planning.plans import InputRoute
 from autoadapt.contracts.signature import Signature, TensorSpec
 
-__all__ = ["input_remarks", "size_remarks", "too_long", "value_remarks"]
-
 
 def input_remarks(
     source: Signature, target: Signature, routes: Sequence[InputRoute], masks: Collection[str]

@@ -23,8 +23,6 @@ from autoadapt.adapting.operations import (
 from autoadapt.adapting.planning.plans import Route
 from autoadapt.contracts.signature import Held, Signature, TensorSpec
 
-__all__ = ["held_remarks", "with_held"]
-
 
 def with_held(steps: tuple[Operation, ...], source: TensorSpec, target: TensorSpec) -> tuple[Operation, ...]:
     """A chain, with `Restore` at its end where it does not keep the target's property.

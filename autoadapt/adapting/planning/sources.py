@@ -15,19 +15,6 @@ from autoadapt.adapting.planning.train_outputs import eval_only_outputs
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Gathering, InnerOutput, Signature, TensorSpec
 
-__all__ = [
-    "costs_of",
-    "cut_after",
-    "cut_beside",
-    "inner_sources",
-    "not_among",
-    "output_sources",
-    "source_axes",
-    "taps_of",
-    "translated",
-    "trunk_sources",
-]
-
 
 def output_sources(
     source: Signature, target: Signature, routes: Sequence[InputRoute], *, again: bool = False

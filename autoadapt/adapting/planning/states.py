@@ -8,8 +8,6 @@ from autoadapt.adapting.layouts import is_state
 from autoadapt.adapting.planning.plans import Route
 from autoadapt.contracts.signature import Signature, TensorSpec
 
-__all__ = ["state_remarks"]
-
 
 def state_remarks(source: Signature, target: Signature, routes: Iterable[Route]) -> list[str]:
     """Remarks on states that share a source, are made from other tensors, or are of other layers and directions.

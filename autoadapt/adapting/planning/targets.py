@@ -9,8 +9,6 @@ from autoadapt.contracts.signature import AxisSizes, Signature, Values, image_of
 from autoadapt.contracts.trees import Container, Key, Opaque, Path, Slot, Tree, path_text
 from autoadapt.errors import MatchError, Mismatch, PlanError, nearest
 
-__all__ = ["named_outputs", "served", "with_channels", "with_inputs", "within"]
-
 
 def with_inputs(target: Signature, source: Signature) -> Signature:
     """The contract, with the new module's inputs if it has none; images of all sizes if its dims depend on H and W.

@@ -8,8 +8,6 @@ from autoadapt.contracts.signature import InnerOutput, Signature, TensorSpec, de
 from autoadapt.contracts.trees import Container, Path, Slot, Tree, path_text
 from autoadapt.errors import Mismatch, PlanError
 
-__all__ = ["eval_only_outputs", "steady_sources", "train_remarks"]
-
 
 def steady_sources(source: Signature, read: Collection[str]) -> dict[str, str]:
     """Inner outputs to tap instead of outputs that have another path in train mode, by the path of the output.

@@ -8,8 +8,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import Mismatch, PlanError
 
-__all__ = ["refuse_contradictions", "unchecked_remarks"]
-
 
 def unchecked_remarks(source: Signature, target: Signature, read: Collection[str]) -> list[str]:
     """Remarks on dims without a held-out check, and on modules that never ran for real.

@@ -8,8 +8,6 @@ from autoadapt.adapting.planning.plans import Tap
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import MatchError, Mismatch
 
-__all__ = ["ask_for_grid", "ask_for_grids"]
-
 LISTED = "timm.create_model(..., features_only=True), which returns the levels that it lists as maps"
 
 

@@ -9,8 +9,6 @@ import torch
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import Mismatch
 
-__all__ = ["broken_aliases"]
-
 
 def broken_aliases(
     signature: Signature, outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor], at: str = ""

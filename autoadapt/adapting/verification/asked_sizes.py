@@ -9,8 +9,6 @@ from autoadapt.contracts.instances import is_whole
 from autoadapt.contracts.signature import AxisSizes, Signature
 from autoadapt.errors import Mismatch, VerificationError, nearest
 
-__all__ = ["checked_batches", "checked_sizes"]
-
 
 def checked_sizes(signature: Signature, sizes: object) -> list[dict[str, int]]:
     """The argument `sizes`: sizes of input axes by name, one mapping for each run.

@@ -27,8 +27,6 @@ from autoadapt.contracts.randomness import OwnNumbers
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import AdaptError, Mismatch
 
-__all__ = ["calls"]
-
 
 def calls(session: Session) -> Findings:
     """Call copies repeatedly in eval mode: with the same, other and reordered values, and under `inference_mode`."""

@@ -23,8 +23,6 @@ from autoadapt.contracts.signature import Signature, TensorSpec
 from autoadapt.contracts.trees import NAMED, Container, Slot, Tree, flatten
 from autoadapt.errors import Mismatch
 
-__all__ = ["known_axes", "misplaced_cells", "telling_sizes"]
-
 
 def known_axes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) -> dict[str, list[str]]:
     """Input axes along which cell positions are known at both ends of a route, with the targets of these routes.

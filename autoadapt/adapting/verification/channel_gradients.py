@@ -16,8 +16,6 @@ from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import Mismatch
 
-__all__ = ["cut_channels"]
-
 
 def cut_channels(session: Session, *, train: bool) -> list[Mismatch]:
     """Channels whose values depend on the input though no gradient passes through them.

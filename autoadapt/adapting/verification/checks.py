@@ -15,8 +15,6 @@ from autoadapt.adapting.verification.sessions import Session
 from autoadapt.adapting.verification.size_checks import sizes_and_batches
 from autoadapt.adapting.verification.training_checks import checkpointing, gradients, training
 
-__all__ = ["CHECKS", "MASK_CHECKS", "THOROUGH_CHECKS", "WITHOUT_VALUES"]
-
 CHECKS: Mapping[str, Callable[[Session], Findings]] = {
     "signature": signature_again,
     "plan": plan_follows,

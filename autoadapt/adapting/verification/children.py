@@ -37,8 +37,6 @@ from autoadapt.contracts.allocations import in_words
 from autoadapt.errors import Mismatch
 from autoadapt.showing.progress import Tell
 
-__all__ = ["UnstartedError", "answer", "in_children", "stopped"]
-
 _PROGRAM = (
     "import json, sys; asked = json.loads(sys.argv[1]); sys.path[:] = asked['path'];"
     "from autoadapt.adapting.verification.children import answer; answer(asked)"

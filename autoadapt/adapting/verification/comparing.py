@@ -10,8 +10,6 @@ import torch
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.errors import Mismatch
 
-__all__ = ["TRIES", "Leaves", "close", "differing", "distance", "no_numbers", "not_excused"]
-
 Leaves: TypeAlias = Mapping[str, torch.Tensor]
 """The output tensors of a call, by path."""
 NAN = "NaN"

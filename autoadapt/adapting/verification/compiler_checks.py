@@ -13,8 +13,6 @@ from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session
 from autoadapt.errors import Mismatch
 
-__all__ = ["any_size_program", "compiled", "exported"]
-
 
 def compiled(session: Session) -> Findings:
     """Compile without graph breaks and with dynamic sizes, and run at three sizes."""

@@ -11,8 +11,6 @@ from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.dims import Dim
 from autoadapt.errors import CaptureError
 
-__all__ = ["cells_in_place", "plan_follows", "signature_again"]
-
 
 def signature_again(session: Session) -> Findings:
     """Capture the module and compare its signature with the contract."""

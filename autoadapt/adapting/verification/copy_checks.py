@@ -17,8 +17,6 @@ from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch
 
-__all__ = ["copies"]
-
 
 def copies(session: Session) -> Findings:
     """Check that deepcopy and pickle give a module of the same type, state-dict keys, attributes, hooks and outputs."""

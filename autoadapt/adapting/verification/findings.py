@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 from autoadapt.errors import Mismatch
 
-__all__ = ["Findings"]
-
 
 @dataclass(frozen=True)
 class Findings:

@@ -9,8 +9,6 @@ import torch
 from autoadapt.contracts.signature import Signature
 from autoadapt.errors import Mismatch
 
-__all__ = ["Before", "as_given", "written_inputs"]
-
 Before: TypeAlias = list[tuple[torch.Tensor, int]]
 """Copies of tensors before a call, each with the version counter of the original."""
 

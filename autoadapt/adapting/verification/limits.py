@@ -7,8 +7,6 @@ import ctypes
 import threading
 from collections.abc import Iterator
 
-__all__ = ["OutOfTime", "at_most"]
-
 
 class OutOfTime(BaseException):
     """Raised inside a check that takes too long; not an `Exception`, so that no `except Exception` catches it."""

@@ -11,8 +11,6 @@ from autoadapt.contracts.capturing.hiding import MOSTLY, STAYS, Trial
 from autoadapt.contracts.signature import Mask
 from autoadapt.errors import Mismatch
 
-__all__ = ["masks_hide"]
-
 
 def masks_hide(session: Session) -> Findings:
     """Change the hidden tokens, and check that outputs at the other tokens stay the same."""

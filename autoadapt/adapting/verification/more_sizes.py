@@ -18,8 +18,6 @@ from autoadapt.contracts.capturing.probing import Probe, ProbeError
 from autoadapt.contracts.signature import first_legal
 from autoadapt.errors import Mismatch
 
-__all__ = ["other_remainders", "refused_by_one", "smallest_counterexample"]
-
 REMAINDERS = 32
 """How many consecutive legal sizes of each axis are run: all remainders of any stride up to this."""
 _SMALLEST = 8

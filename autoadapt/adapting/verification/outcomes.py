@@ -11,8 +11,6 @@ from autoadapt.adapting.verification.sessions import NotApplicableError, Session
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.errors import AdaptError, Mismatch
 
-__all__ = ["checked"]
-
 
 def checked(session: Session, name: str, run: Callable[[Session], Findings]) -> Check:
     """Run one check; an exception is a failure, except `NotApplicableError`.

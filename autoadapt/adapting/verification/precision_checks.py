@@ -15,8 +15,6 @@ from autoadapt.contracts.signature import dtype_name
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.errors import Mismatch
 
-__all__ = ["autocast", "bfloat16", "channels_last", "float16"]
-
 _FARTHEST = 0.25
 """Largest distance to the output of full precision, relative to its norm.
 

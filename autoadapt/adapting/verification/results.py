@@ -13,8 +13,6 @@ from autoadapt.errors import Mismatch, VerificationError
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns
 
-__all__ = ["Check", "Fault", "Outcome", "Verification", "failed"]
-
 Outcome: TypeAlias = Literal["passed", "failed", "not applicable", "not run"]
 
 

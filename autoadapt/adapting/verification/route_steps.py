@@ -10,8 +10,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import AxisSizes, TensorSpec, equal_where_legal, in_order
 from autoadapt.errors import Mismatch
 
-__all__ = ["broken_chain", "misread_rows"]
-
 
 def broken_chain(route: Route, contract: TensorSpec, axes: Mapping[str, AxisSizes]) -> list[Mismatch]:
     """Steps whose result is not the spec that the plan notes after them, or not the contract's after the last one.

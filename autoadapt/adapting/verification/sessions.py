@@ -25,8 +25,6 @@ from autoadapt.contracts.trees import Container, Slot, Tree, flatten, path_texts
 from autoadapt.contracts.views import eval_copy
 from autoadapt.errors import AdaptError, Mismatch
 
-__all__ = ["NotApplicableError", "Session", "differing_tree", "said"]
-
 
 class NotApplicableError(Exception):
     """Raised by a check that cannot be made of this module; says why."""

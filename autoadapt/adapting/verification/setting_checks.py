@@ -14,8 +14,6 @@ import torch
 from autoadapt.contracts.unfit import default_device
 from autoadapt.errors import Mismatch
 
-__all__ = ["changed_settings"]
-
 
 def changed_settings(call: Callable[[], object]) -> list[Mismatch]:
     """Settings that a call changes: grad mode, default dtype and device, determinism, and seeds of random generators.

@@ -23,8 +23,6 @@ from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import Mismatch
 
-__all__ = ["sizes_and_batches"]
-
 _IN_USE = ((224, 224), (256, 256), (384, 384), (512, 512), (640, 640), (480, 640), (299, 299))
 USUAL = tuple({"H": height, "W": width} for height, width in _IN_USE)
 """Common heights and widths: squares, multiples of 32, both, and neither."""

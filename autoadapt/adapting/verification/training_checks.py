@@ -18,9 +18,6 @@ from autoadapt.adapting.verification.sessions import NotApplicableError, Session
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import AdaptError, Mismatch
 
-__all__ = ["checkpointing", "gradients", "one_step", "training"]
-
-
 _DETACHED = "none: it is detached"
 
 

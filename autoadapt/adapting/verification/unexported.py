@@ -15,8 +15,6 @@ import torch
 from autoadapt.adapting.verification.sessions import said
 from autoadapt.errors import Mismatch
 
-__all__ = ["no_logs", "untraced"]
-
 _TORCH, _OWN = str(Path(torch.__file__).parent), str(Path(__file__).parents[2])
 _ON_SIZES = "code that depends on sizes, dtypes and settings alone"
 _REMEDIES = {

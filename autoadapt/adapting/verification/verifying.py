@@ -24,8 +24,6 @@ from autoadapt.contracts.unfit import off_the_meta_device, refuse_unfit, without
 from autoadapt.errors import VerificationError
 from autoadapt.showing.progress import Tell, telling
 
-__all__ = ["verify", "verify_step"]
-
 
 @without_autocast()
 def verify(

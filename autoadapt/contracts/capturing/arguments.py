@@ -18,19 +18,6 @@ from autoadapt.contracts.signature import Parameter, Signature, TensorSpec
 from autoadapt.contracts.trees import Constant, Opaque, flatten, rebuild
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = [
-    "Arguments",
-    "bind",
-    "keyword_only",
-    "meta_call",
-    "meta_tensors",
-    "names_taken",
-    "parameters_of",
-    "tensors_in",
-    "told_example",
-    "told_inputs",
-]
-
 
 @dataclass(frozen=True)
 class Arguments:

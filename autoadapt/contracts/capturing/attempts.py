@@ -31,8 +31,6 @@ from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import refuse_scripts
 from autoadapt.errors import AdaptError, InputError
 
-__all__ = ["capture_source"]
-
 
 def capture_source(
     new: nn.Module,

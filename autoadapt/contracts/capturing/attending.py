@@ -14,8 +14,6 @@ from torch.overrides import TorchFunctionMode
 from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.capturing.by_tensor import ByTensor
 
-__all__ = ["Attending"]
-
 
 class Attending(TorchFunctionMode):
     """Notes which module was running when attention was computed.

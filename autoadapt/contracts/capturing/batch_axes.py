@@ -22,8 +22,6 @@ from autoadapt.contracts.capturing.probing import Probe, ProbeError, Shape, Work
 from autoadapt.contracts.capturing.sizing import is_sequence, name_axes
 from autoadapt.contracts.trees import flatten, rebuild
 
-__all__ = ["axes_of"]
-
 RUNS = 3
 """Real runs that this takes."""
 SAMPLES = 3

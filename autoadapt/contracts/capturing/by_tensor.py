@@ -7,8 +7,6 @@ from typing import Generic, TypeVar
 
 import torch
 
-__all__ = ["ByTensor"]
-
 T = TypeVar("T")
 
 

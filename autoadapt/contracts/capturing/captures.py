@@ -25,8 +25,6 @@ from autoadapt.errors import CaptureError, InputError
 from autoadapt.errors.given import check_type
 from autoadapt.showing.progress import Tell, telling
 
-__all__ = ["capture", "capture_as_given"]
-
 
 def capture(
     model: nn.Module,

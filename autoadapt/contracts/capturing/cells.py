@@ -10,8 +10,6 @@ from autoadapt.contracts.capturing.probing import Observation
 from autoadapt.contracts.dims import Dim, leading_and_product
 from autoadapt.contracts.signature import Centres
 
-__all__ = ["class_tokens", "inner_centres", "output_centres"]
-
 Run = tuple[Mapping[str, int], Observation]
 """Sizes of the input axes, and what was observed at them."""
 

@@ -25,8 +25,6 @@ from autoadapt.contracts.capturing.class_tokens import class_tokens_followed
 from autoadapt.contracts.capturing.end_tokens import end_tokens_followed
 from autoadapt.contracts.capturing.value_bounds import CLAMPING, value_bounds_followed
 
-__all__ = ["Cells", "CentresFollowed", "Grid"]
-
 
 @dataclass(frozen=True)
 class Cells:

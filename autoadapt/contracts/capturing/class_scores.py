@@ -8,8 +8,6 @@ from torch import nn
 
 from autoadapt.contracts.signature import InnerOutput, Values
 
-__all__ = ["class_scores"]
-
 
 def class_scores(model: nn.Module, outputs: Values, inner: Sequence[InnerOutput]) -> tuple[str, ...]:
     """Paths of outputs and names of inner outputs that score classes in more than one place.

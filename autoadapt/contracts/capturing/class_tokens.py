@@ -9,8 +9,6 @@ import torch
 
 from autoadapt.contracts.capturing.followers import Follower, Made
 
-__all__ = ["ALONE", "Joined", "class_tokens_followed"]
-
 MOST = 16
 """The most tokens in front of the cells, registers included."""
 

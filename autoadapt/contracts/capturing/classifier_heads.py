@@ -11,8 +11,6 @@ from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf, Shap
 from autoadapt.contracts.layer_kinds import CONVOLUTIONS
 from autoadapt.contracts.leaves import READ
 
-__all__ = ["is_linear", "read_by_heads"]
-
 
 def read_by_heads(
     model: nn.Module,

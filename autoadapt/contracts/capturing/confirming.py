@@ -26,18 +26,6 @@ from autoadapt.contracts.other_threads import in_another_thread
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Contradiction
 
-__all__ = [
-    "MOST_PASSES",
-    "Confirmation",
-    "Contract",
-    "Work",
-    "confirm",
-    "confirm_again",
-    "confirm_drawing",
-    "contiguous_in_both",
-    "said",
-]
-
 MOST_PASSES = 3
 """Real passes of one capture."""
 MOST_SECONDS = 1.0

@@ -15,8 +15,6 @@ from autoadapt.contracts.capturing.by_tensor import ByTensor
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.trees import flatten, path_text, paths
 
-__all__ = ["Behind", "Dataflow", "Key", "Node"]
-
 Key: TypeAlias = tuple[str, int, str]
 
 

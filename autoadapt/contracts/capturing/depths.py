@@ -19,8 +19,6 @@ from autoadapt.contracts.signature import InnerOutput, TensorSpec, Values
 if TYPE_CHECKING:
     from autoadapt.contracts.capturing.probing import Observation
 
-__all__ = ["Depths", "argument_that_dilates", "place_of", "sizes_for_depths"]
-
 WHOLE = 5.0
 """The depth of a whole backbone, whose last stride is 32."""
 

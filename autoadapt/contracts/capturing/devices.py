@@ -7,8 +7,6 @@ from torch import nn
 
 from autoadapt.contracts.instances import tensors_of
 
-__all__ = ["MOST_MULTIPLY_ADDS", "device_of", "on_meta_device", "takes_long"]
-
 MOST_MULTIPLY_ADDS = {"cpu": 3e10}
 """The most for one real pass, by type of device: a second or two on one core."""
 _ELSEWHERE = 1e12

@@ -10,8 +10,6 @@ import torch
 from autoadapt.contracts.capturing.followers import Follower, Made
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["End", "end_tokens", "end_tokens_followed"]
-
 End: TypeAlias = Literal["first", "last"]
 
 

@@ -11,8 +11,6 @@ from autoadapt.contracts.capturing.probing import Probe, ProbeError
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Contradiction
 
-__all__ = ["confirm_first_call"]
-
 
 def confirm_first_call(probe: Probe, contract: Contract) -> list[Contradiction]:
     """Contradictions in the shapes of a new copy whose first call is at a larger size than the example.

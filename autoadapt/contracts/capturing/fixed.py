@@ -24,8 +24,6 @@ from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.tapping import tap
 from autoadapt.contracts.views import eval_copy
 
-__all__ = ["FixedImages"]
-
 
 @dataclass
 class FixedImages:

@@ -20,8 +20,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import eval_copy
 
-__all__ = ["rows_of_fixed_maps"]
-
 
 def rows_of_fixed_maps(
     module: nn.Module, arguments: Arguments, axes: InputAxes, outputs: Mapping[int, Sequence[Dim]]

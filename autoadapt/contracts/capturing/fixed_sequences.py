@@ -14,8 +14,6 @@ from autoadapt.contracts.capturing.probing import Observation
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["FRAMES", "in_frames", "unread_frames", "with_frames"]
-
 FRAMES = "N"
 """The axis that lists frames."""
 

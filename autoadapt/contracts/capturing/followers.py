@@ -10,8 +10,6 @@ import torch
 
 from autoadapt.contracts.capturing.by_tensor import ByTensor
 
-__all__ = ["Follower", "Made", "Rule"]
-
 T = TypeVar("T")
 
 

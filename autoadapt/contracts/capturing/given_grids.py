@@ -11,8 +11,6 @@ from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.probing import Observation
 from autoadapt.errors import CaptureError, Mismatch, nearest
 
-__all__ = ["TokenGrid", "check_grids", "given_grids"]
-
 _IMAGE_FORM = "rows, columns, leading_tokens, trailing_tokens"
 _FORMS = (f"({_IMAGE_FORM})", f"(frames, {_IMAGE_FORM})")
 _EXAMPLES = ("(14, 14, 1, 0)", "(8, 14, 14, 1, 0)")

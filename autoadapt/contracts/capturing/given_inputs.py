@@ -15,8 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 from autoadapt.contracts.trees import Opaque, flatten
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["as_tensors", "check_inputs"]
-
 _SIDE = 224
 
 

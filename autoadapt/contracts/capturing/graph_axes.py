@@ -10,8 +10,6 @@ import torch
 from autoadapt.contracts.capturing.graph_sizes import lists_edges
 from autoadapt.contracts.capturing.probing import Shape
 
-__all__ = ["ENDS", "ONE", "InputAxes", "graph_axes", "settle_edges"]
-
 ENDS = "ends"
 """The first axis of `edge_index`, of size 2; it is never varied, though much code would run with 3."""
 ONE = "one"

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["as_graphs", "graph_sizes", "graphs_told", "lists_edges"]
-
 
 def graph_sizes(tensors: Sequence[torch.Tensor]) -> dict[str, int]:
     """How many nodes and edges a graph has; empty where no input `[2, E]` holds row indices of another input.

@@ -15,8 +15,6 @@ from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.given_grids import TokenGrid
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["Grid", "GridReader"]
-
 Shape: TypeAlias = tuple[int, ...]
 
 LARGEST_STRIDE = 64

@@ -20,8 +20,6 @@ from autoadapt.contracts.signature import Mask, Returned
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import eval_copy
 
-__all__ = ["MOSTLY", "STAYS", "Trial", "others", "tokens_of"]
-
 # Dimension letters: B batch, N tokens or samples.
 
 _NEARLY = 0.05

@@ -10,8 +10,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["stopped_by_hook"]
-
 
 def stopped_by_hook(error: BaseException) -> str:
     """The path of the module whose forward hook raised an exception; empty where none did.

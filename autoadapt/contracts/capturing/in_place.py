@@ -16,8 +16,6 @@ from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import CaptureError, InputError, Mismatch, nearest
 
-__all__ = ["arguments_in_place", "find_submodule", "raised"]
-
 
 def find_submodule(model: nn.Module, path: str) -> nn.Module:
     """The module at a path.

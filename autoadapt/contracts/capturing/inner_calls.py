@@ -23,8 +23,6 @@ from autoadapt.contracts.leaves import READ, leaf
 from autoadapt.contracts.trees import flatten, path_texts
 from autoadapt.errors import SignatureError
 
-__all__ = ["InnerCalls", "InnerKey", "InnerLeaf", "Watcher", "kind_of", "times_written"]
-
 
 class InnerCalls:
     """Hooks on all submodules of a copy, put there once, since that takes long. Between runs they do nothing.

@@ -9,8 +9,6 @@ import torch
 
 from autoadapt.contracts.capturing.centres import Grid
 
-__all__ = ["InnerKey", "InnerLeaf", "Shape"]
-
 Shape: TypeAlias = tuple[int, ...]
 InnerKey: TypeAlias = tuple[str, int, str]
 """Path of a module; which of its calls, from 0; path within its output, or `inputs.0` for its first argument."""

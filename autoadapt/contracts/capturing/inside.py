@@ -15,8 +15,6 @@ from autoadapt.contracts.layer_kinds import COUNTED, multiply_adds
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.signature import InnerOutput, TensorSpec, tap_name
 
-__all__ = ["inner_outputs", "multiply_adds"]
-
 
 def inner_outputs(
     model: nn.Module,

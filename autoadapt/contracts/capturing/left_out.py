@@ -20,8 +20,6 @@ from autoadapt.contracts.trees import Container, Tree, flatten, path_text, rebui
 from autoadapt.contracts.views import eval_copy
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["refuse_left_out"]
-
 
 def refuse_left_out(module: nn.Module, arguments: Arguments, work: Work) -> None:
     """Refuse inputs of a registered class whose registration leaves out tensors that change the outputs.

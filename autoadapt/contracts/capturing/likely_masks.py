@@ -8,16 +8,6 @@ import torch
 
 from autoadapt.contracts.capturing.graph_sizes import as_graphs
 
-__all__ = [
-    "is_added",
-    "is_binary",
-    "is_of_pairs",
-    "is_table",
-    "may_be_lengths",
-    "may_hide",
-    "with_lengths",
-]
-
 # Dimension letters: B batch, N tokens or samples.
 
 

@@ -22,8 +22,6 @@ from autoadapt.contracts.signature import Mask, mask_at
 from autoadapt.contracts.trees import flatten, path_texts, rebuild
 from autoadapt.contracts.views import eval_copy
 
-__all__ = ["LookingAhead"]
-
 STAYS = 1e-4
 """How far tokens in front of one that is changed may move, in parts of how far that one does: rounding."""
 

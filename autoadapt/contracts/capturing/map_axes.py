@@ -12,8 +12,6 @@ from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.perturbing import axes_of_cells
 from autoadapt.contracts.dims import Dim
 
-__all__ = ["MapAxes", "map_axes"]
-
 FEWEST = 3
 """The fewest rows and columns with which changed patches show the axes."""
 

@@ -25,8 +25,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Mask
 from autoadapt.contracts.trees import flatten, path_texts
 
-__all__ = ["Masks", "counts_by_name"]
-
 RUNS = 5
 """Of a module, to try one argument for one meaning of its ones."""
 

@@ -15,8 +15,6 @@ from autoadapt.contracts.capturing.given_inputs import as_tensors
 from autoadapt.contracts.capturing.starting import start
 from autoadapt.errors import AdaptError, InputError
 
-__all__ = ["with_meant_inputs"]
-
 _COLOURS = 3
 
 

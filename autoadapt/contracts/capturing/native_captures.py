@@ -13,8 +13,6 @@ from autoadapt.contracts.signature import AxisSizes, NativeSizes, Signature, Ten
 from autoadapt.contracts.views import refuse_scripts, view
 from autoadapt.errors import AdaptError, CaptureError, Mismatch
 
-__all__ = ["Resolution", "capture_native"]
-
 Resolution: TypeAlias = Literal["native", "fixed"]
 """Whether a module that was built for one image size reads images at their own size, or resized to its size."""
 

@@ -10,8 +10,6 @@ from torch import nn
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.signature import dtype_name
 
-__all__ = ["call_of", "note_call", "put_call"]
-
 _CALL = "autoadapt_call"
 
 

@@ -41,18 +41,6 @@ from autoadapt.contracts.signature import AxisSizes, Cells
 from autoadapt.contracts.trees import Tree, flatten, path_text, paths, rebuild
 from autoadapt.contracts.views import eval_copy
 
-__all__ = [
-    "ImagePass",
-    "Measured",
-    "Order",
-    "Ordering",
-    "disordered",
-    "images_for",
-    "is_block",
-    "listen",
-    "run_on_images",
-]
-
 Order: TypeAlias = tuple[Cells, int]
 """The order of the cells, and the number of other tokens behind them."""
 Key: TypeAlias = InnerKey | int

@@ -8,8 +8,6 @@ import torch
 
 from autoadapt.contracts.signature import Mask, Signature
 
-__all__ = ["hides_nothing", "masks_otherwise"]
-
 # Dimension letters: B batch, N tokens or samples.
 
 _TABLES = (

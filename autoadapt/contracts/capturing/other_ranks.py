@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["other_ranks"]
-
 FRAMES = (1, 16, 8, 32)
 """Usual numbers of frames, the cheapest first."""
 

@@ -23,20 +23,6 @@ from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.grids import LARGEST_STRIDE, MOST_PREFIX_TOKENS
 from autoadapt.contracts.signature import Cells, in_order
 
-__all__ = [
-    "CENTRES",
-    "CLIP_CENTRES",
-    "CORNERS",
-    "ORDER_CENTRES",
-    "Responses",
-    "axes_of_cells",
-    "axis_of_rows",
-    "locate_tokens",
-    "order_of_tokens",
-    "patches",
-    "responses",
-]
-
 Centre: TypeAlias = tuple[float, float, float]
 """A place, as fractions of height, width and time."""
 

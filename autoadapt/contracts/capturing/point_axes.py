@@ -28,8 +28,6 @@ from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import eval_copy
 
-__all__ = ["CLOUDS", "POINT", "PointAxes", "clouds", "point_axis", "untold"]
-
 # Dimension letters: R clouds (the first one, and one for each part that is moved), N points, K columns of a point.
 Key: TypeAlias = InnerKey | int
 """An inner output, or the number of an output of the whole."""

@@ -28,14 +28,12 @@ from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
 from autoadapt.contracts.instances import parts_of
 from autoadapt.contracts.layer_kinds import PROJECTING, multiply_adds
 from autoadapt.contracts.made_tables import MadeTables
-from autoadapt.contracts.randomness import quiet, undisturbed
+from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.remaking import without_unmakeable
 from autoadapt.contracts.signature import Bound
 from autoadapt.contracts.trees import Tree, flatten, path_text, path_texts, paths, rebuild
 from autoadapt.contracts.views import eval_copy, on_meta
 from autoadapt.errors import CaptureError, Mismatch
-
-__all__ = ["InnerKey", "InnerLeaf", "Observation", "Probe", "ProbeError", "Work", "kind_of", "quiet"]
 
 Shape: TypeAlias = tuple[int, ...]
 

@@ -14,8 +14,6 @@ from autoadapt.contracts.capturing.hiding import others
 from autoadapt.contracts.capturing.probing import Probe, ProbeError
 from autoadapt.errors import AdaptError
 
-__all__ = ["is_read"]
-
 
 def is_read(module: nn.Module, inputs: Mapping[str, object], name: str) -> bool:
     """Whether other values of an input change the outputs in any bit; true where no run can show it.

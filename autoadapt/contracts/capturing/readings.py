@@ -14,8 +14,6 @@ from torch.utils.weak import TensorWeakRef
 from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.leaves import READ
 
-__all__ = ["Readings"]
-
 
 @dataclass
 class _Caller:

@@ -17,17 +17,6 @@ from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import Container, Opaque, Tree, flatten, path_text, paths
 from autoadapt.errors import CaptureError, Mismatch, PlanError, nearest
 
-__all__ = [
-    "check_names",
-    "check_taps",
-    "part_of",
-    "refuse_empty",
-    "refuse_object_inputs",
-    "refuse_objects",
-    "refuse_stored",
-    "tensor_names",
-]
-
 
 def check_names(module: nn.Module) -> None:
     """Refuse modules in which two submodules have one path, since the name of a child has a dot.

@@ -9,8 +9,6 @@ import torch
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Form, Mask, Returned, frames_of
 
-__all__ = ["is_told", "returned_mask"]
-
 # Dimension letters: B batch, N tokens or samples, M frames.
 
 

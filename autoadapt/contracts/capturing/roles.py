@@ -9,8 +9,6 @@ import torch
 
 from autoadapt.contracts.signature import Gathering, Role
 
-__all__ = ["find_gatherings", "find_roles", "holds", "may_have_roles", "value_ranges"]
-
 # Dimension letters: B batch, N points of the source, M gathered points, K columns of a point.
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 PointAxis: TypeAlias = Literal[1, 2]

@@ -11,8 +11,6 @@ from torch import nn
 
 from autoadapt.contracts.instances import parts_of
 
-__all__ = ["are_equal", "is_finite", "keeps_a_call"]
-
 
 def are_equal(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Whether two tensors are equal up to rounding, since kernels on accelerators may sum in any order."""

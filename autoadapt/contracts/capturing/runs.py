@@ -31,9 +31,6 @@ from autoadapt.contracts.instances import parameters_of_parts, parts_of
 from autoadapt.contracts.layer_kinds import CONVOLUTIONS
 from autoadapt.contracts.signature import AxisSizes
 
-__all__ = ["Runs", "ValuesNeededError"]
-
-
 _Sizes: TypeAlias = tuple[tuple[str, int], ...]
 
 

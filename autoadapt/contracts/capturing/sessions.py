@@ -65,8 +65,6 @@ from autoadapt.contracts.trees import flatten, path_text, path_texts, paths
 from autoadapt.contracts.views import uncompiled
 from autoadapt.errors.printable import visible
 
-__all__ = ["Session"]
-
 
 class Session:
     """One capture, with the arguments of `capture`; `real` is to probe by real runs, and not on the meta device."""

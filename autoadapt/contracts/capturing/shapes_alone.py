@@ -14,8 +14,6 @@ from autoadapt.contracts.meta_device import OnMeta
 from autoadapt.contracts.meta_tensors import are_known, are_plain, without_values
 from autoadapt.contracts.shape_rules import ShapeRules
 
-__all__ = ["everywhere_meta"]
-
 
 @contextlib.contextmanager
 def everywhere_meta(active: bool, tables: MadeTables | None = None, *, followed: bool = False) -> Iterator[None]:

@@ -14,8 +14,6 @@ from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError
 from autoadapt.contracts.signature import Bound, Held, TensorSpec
 from autoadapt.contracts.trees import flatten, rebuild
 
-__all__ = ["agreed_bounds", "telling_outputs", "with_held"]
-
 
 def with_held(
     leaves: Sequence[TensorSpec], tensors: Sequence[torch.Tensor], bounds: Sequence[Bound | None]

@@ -14,21 +14,6 @@ from autoadapt.contracts.capturing.graph_sizes import graph_sizes
 from autoadapt.contracts.capturing.likely_masks import is_binary, is_of_pairs, may_be_lengths, may_hide
 from autoadapt.contracts.capturing.probing import Observation, Shape
 
-__all__ = [
-    "InputAxes",
-    "Names",
-    "Run",
-    "Steps",
-    "find_regular_steps",
-    "find_steps",
-    "held_out_sizes",
-    "is_sequence",
-    "name_axes",
-    "probing_sizes",
-    "settle_letters",
-    "untie",
-]
-
 Run: TypeAlias = Callable[[Mapping[str, int]], Observation | None]
 """Runs the module at sizes of the input axes; None where it raises."""
 

@@ -22,8 +22,6 @@ from autoadapt.contracts.signature import describe
 from autoadapt.contracts.trees import Constant, Container, Path, Tree, path_text
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["Solution", "UnexplainedError", "solve"]
-
 Sizes: TypeAlias = Mapping[str, int]
 Column: TypeAlias = tuple[int, ...]
 """One axis of one leaf: its size in every observation, in order."""

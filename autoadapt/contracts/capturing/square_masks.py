@@ -8,8 +8,6 @@ from dataclasses import replace
 from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.probing import Shape
 
-__all__ = ["settle_pairs"]
-
 
 def settle_pairs(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool]) -> InputAxes:
     """Take a square mask for `[B, N]`, where there are as many samples as tokens and the module runs with one.

@@ -15,8 +15,6 @@ from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError
 from autoadapt.contracts.capturing.sizing import Names, name_axes
 from autoadapt.contracts.trees import flatten
 
-__all__ = ["Start", "start"]
-
 PATIENCE = 1.0
 """Seconds that a run on the meta device may take before a real one is tried: a capture makes some thirty."""
 WARM = 4.0

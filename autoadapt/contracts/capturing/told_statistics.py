@@ -21,8 +21,6 @@ from autoadapt.contracts.signature import Statistics, Values, image_of
 from autoadapt.errors import AdaptError, SignatureError
 from autoadapt.files.reading import read_json, read_text
 
-__all__ = ["Reader", "statistics_reader", "statistics_told", "told_statistics"]
-
 Reader: TypeAlias = Callable[[nn.Module], Statistics | None]
 
 _READERS: list[Reader] = []

@@ -13,8 +13,6 @@ from autoadapt.contracts.signature import Role, TensorSpec, Values, dtype_name
 from autoadapt.errors import SignatureError
 from autoadapt.errors.printable import visible
 
-__all__ = ["in_train_mode", "spec_of", "train_outputs"]
-
 _OF_THE_RUN = ("meta", "device", "not implemented", "more than 1 value per channel", "grad")
 """Words in errors that are due to how the run is made: without values, at one size, with gradients."""
 

@@ -11,8 +11,6 @@ from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.capturing.sizing import Steps
 
-__all__ = ["cells_of", "usual_images", "usual_sizes"]
-
 USUAL_SIZES = (224, 256, 384, 512, 640)
 """Common heights and widths of images, in pixels."""
 

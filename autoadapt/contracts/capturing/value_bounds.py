@@ -5,8 +5,6 @@ from __future__ import annotations
 from autoadapt.contracts.capturing.followers import Follower, Made, Rule
 from autoadapt.contracts.signature import Bound
 
-__all__ = ["CLAMPING", "value_bounds_followed"]
-
 
 def value_bounds_followed() -> Follower[Bound]:
     """Follows bounds from activations through operations that move or average values.

@@ -20,8 +20,6 @@ from autoadapt.contracts.views import cut, eval_copy, on_meta
 from autoadapt.errors import AdaptError
 from autoadapt.errors.printable import visible
 
-__all__ = ["asks_for_a_size", "trunk_signature"]
-
 LARGER = (64, 32)
 """By how much the first trial enlarges height and width: multiples of all usual strides."""
 STEPS = (-3, -1, 1, 2, 3, 5, 7, 11, 13, 19)

@@ -19,8 +19,6 @@ from autoadapt.contracts.dims.parsing import RESERVED, parse_form
 from autoadapt.contracts.dims.texts import show
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
-__all__ = ["Dim"]
-
 
 class Dim:
     """An exact integer function of named input axes, immutable and hashable.

@@ -17,8 +17,6 @@ import numpy.typing as npt
 
 from autoadapt.contracts.dims.forms import Atom, Axis, Floor, Form, Max, evaluate
 
-__all__ = ["always_equal", "constant_value", "fingerprint"]
-
 MOST_POINTS = 4_000_000
 """The largest complete set that is evaluated whole."""
 

@@ -7,8 +7,6 @@ from functools import lru_cache
 
 from autoadapt.contracts.dims.forms import Form, Monomial
 
-__all__ = ["factorise"]
-
 
 @lru_cache(maxsize=8192)
 def factorise(form: Form) -> tuple[Form, ...] | None:

@@ -36,8 +36,6 @@ from autoadapt.contracts.dims.products import (
     text_length,
 )
 
-__all__ = ["distinguishing_size", "fit"]
-
 Array = npt.NDArray[np.int64]
 Search: TypeAlias = Callable[[str, Samples], list[Candidate]]
 Steps: TypeAlias = Mapping[str, tuple[int, int]]

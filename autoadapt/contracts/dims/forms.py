@@ -24,8 +24,6 @@ MOST_TERMS = 512
 MOST_FACTORS = 12
 """Sizes of real networks have a few terms of a few factors; the work of comparing them grows fast."""
 
-__all__ = ["Atom", "Axis", "Floor", "Form", "Max", "Monomial", "evaluate"]
-
 Key: TypeAlias = tuple[Any, ...]
 """A sort key of nested tuples: by axes (B before T before H before W), then by kind of atom and content."""
 

@@ -6,8 +6,6 @@ from functools import lru_cache
 
 from autoadapt.contracts.dims.algebra import Dim
 
-__all__ = ["leading_and_product"]
-
 
 def leading_and_product(dim: Dim) -> tuple[int, tuple[Dim, ...]]:
     """How many entries stand before a grid, and the factors of the grid; an axis of size 1 has no factors.

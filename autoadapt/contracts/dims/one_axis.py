@@ -16,17 +16,6 @@ import numpy.typing as npt
 
 from autoadapt.contracts.dims.algebra import Dim
 
-__all__ = [
-    "CLAMP_BITS",
-    "Candidate",
-    "Samples",
-    "clamped_floors",
-    "coarse_floors",
-    "dense_form",
-    "nested_floors",
-    "plain_floors",
-]
-
 Array = npt.NDArray[np.int64]
 
 LARGEST_STRIDE = 256

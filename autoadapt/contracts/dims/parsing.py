@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from autoadapt.contracts.dims.forms import Form
 from autoadapt.errors import Mismatch, SignatureError
 
-__all__ = ["RESERVED", "parse_form"]
-
 RESERVED = ("ceil", "floor", "max")
 """Names of functions, which no axis may have."""
 

@@ -17,8 +17,6 @@ import numpy.typing as npt
 from autoadapt.contracts.dims.algebra import Dim
 from autoadapt.contracts.dims.one_axis import Candidate
 
-__all__ = ["common_products", "factors_of", "linear_in", "scaled_products", "sums_of_products", "text_length"]
-
 Array = npt.NDArray[np.int64]
 
 ALL_SHIFTS_UP_TO = 16

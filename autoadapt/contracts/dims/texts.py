@@ -9,8 +9,6 @@ from functools import lru_cache
 from autoadapt.contracts.dims.factoring import factorise
 from autoadapt.contracts.dims.forms import Atom, Axis, Floor, Form, Max, Monomial
 
-__all__ = ["show"]
-
 
 @lru_cache(maxsize=8192)
 def show(form: Form) -> str:

@@ -23,8 +23,6 @@ from autoadapt.contracts.native.tables import Numbering, Table, reading_tables, 
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.views import eval_copy, uncompiled
 
-__all__ = ["tables_of"]
-
 _ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
 _UNTRACED = "its position tables were found by running it, and are read for each call"
 

@@ -16,8 +16,6 @@ from torch import nn
 
 from autoadapt.contracts.views import uncompiled
 
-__all__ = ["Change", "Lift", "Reader", "lift_of", "lift_reader", "setting"]
-
 Change: TypeAlias = Callable[[nn.Module], None]
 """Changes a submodule of a view in place; its parameters and their names stay."""
 

@@ -16,8 +16,6 @@ from autoadapt.contracts.meta_device import on_the_meta_device
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.views import eval_copy, on_meta
 
-__all__ = ["multiply_adds_at"]
-
 
 def multiply_adds_at(module: nn.Module, size: Sequence[int], channels: int) -> int:
     """Multiply-adds of convolutions, linear layers, matrix products and attention; 0 where they cannot be counted.

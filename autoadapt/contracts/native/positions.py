@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-__all__ = ["relative_biases", "resampled_map", "resampled_tokens"]
-
 # Dimension letters: D channels, N tokens, P pairs of cells, M heads, R rows, C columns.
 
 

@@ -12,8 +12,6 @@ from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import eval_copy
 
-__all__ = ["unproven"]
-
 _ROUNDING = 1e-6
 """The largest difference, relative to the largest value: some libraries resample even to the same size."""
 

@@ -11,8 +11,6 @@ from torch import nn
 
 from autoadapt.contracts.native.positions import resampled_map
 
-__all__ = ["Numbering", "Table", "reading_tables", "running_at"]
-
 # Dimension letters: D all axes but that of tokens, N tokens, R rows, C columns.
 
 

@@ -15,8 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 from autoadapt.contracts.native.positions import relative_biases, resampled_map, resampled_tokens
 
-__all__ = ["NativeBeit", "NativeBeitAttention", "NativeCait", "NativePit", "NativeVisformer", "NativeVolo"]
-
 
 class NativeCait(Cait):
     """CaiT at the size of each image; an object of `Cait` is given this class.

@@ -13,8 +13,6 @@ from torch import nn
 
 from autoadapt.contracts.native.lifts import Change, Lift, grid_text, lift_reader, setting
 
-__all__: list[str] = []
-
 
 def _tied(part: nn.Module, *homes: str) -> nn.Module | None:
     """The patch embedding of a model in one of timm's files `homes`, where it refuses other sizes; else None."""

@@ -7,8 +7,6 @@ from torchvision.models.vision_transformer import Encoder, VisionTransformer
 
 from autoadapt.contracts.native.positions import resampled_tokens
 
-__all__ = ["NativeEncoder", "NativeVisionTransformer"]
-
 
 class NativeVisionTransformer(VisionTransformer):  # type: ignore[misc]  # torchvision is untyped
     """torchvision's vision transformer at the size of each image.

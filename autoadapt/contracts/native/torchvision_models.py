@@ -6,8 +6,6 @@ from torch import nn
 
 from autoadapt.contracts.native.lifts import Lift, lift_reader
 
-__all__: list[str] = []
-
 
 @lift_reader
 def _vision_transformer(part: nn.Module) -> Lift | None:

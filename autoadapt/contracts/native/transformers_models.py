@@ -9,8 +9,6 @@ from torch import nn
 
 from autoadapt.contracts.native.lifts import Lift, lift_reader
 
-__all__ = ["ask_to_interpolate"]
-
 _ASKED = "interpolate_pos_encoding"
 
 

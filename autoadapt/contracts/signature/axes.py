@@ -10,8 +10,6 @@ from pydantic import Field
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
 
-__all__ = ["AxisSizes", "equal_where_legal", "first_legal", "range_at", "smallest_size"]
-
 
 class AxisSizes(MadeByHand):
     """Which sizes of an input axis are legal: those from `smallest` on with `size % step == offset`.

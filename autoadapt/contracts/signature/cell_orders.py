@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias, cast
 
-__all__ = ["Cells", "cells_in", "in_order"]
-
 Cells: TypeAlias = Literal["rows", "columns", "unknown", "HTW", "HWT", "TWH", "WTH"]
 """`rows`: the width runs fastest, then the height, then time or depth (row-major); `columns`: the reverse. The four
 other orders of three axes are named from the slowest to the fastest: in `HWT` all frames of one place stand together.

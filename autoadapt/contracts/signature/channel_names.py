@@ -10,8 +10,6 @@ from typing import NoReturn
 from autoadapt.errors import Mismatch, SignatureError, nearest
 from autoadapt.errors.printable import visible
 
-__all__ = ["channel_names", "met_by_name"]
-
 _SAME = {"red": "r", "green": "g", "blue": "b", "gray": "grey", "a": "alpha", "d": "depth", "pan": "panchromatic"}
 
 _KNOWN = (

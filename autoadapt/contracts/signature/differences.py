@@ -11,8 +11,6 @@ from autoadapt.contracts.signature.values import Values, describe
 from autoadapt.contracts.trees import Container, Path, Tree, path_text
 from autoadapt.errors import Mismatch
 
-__all__ = ["axis_differences", "container_differences", "invariant_differences", "leaf_differences"]
-
 
 def container_differences(expected: Tree, found: Tree, path: Path = ()) -> list[Mismatch]:
     """Containers, keys and constants that differ, each with its path."""

@@ -10,8 +10,6 @@ from pydantic import Field
 
 from autoadapt.contracts.facts import MadeByHand
 
-__all__ = ["Bound", "Held", "What"]
-
 Bound: TypeAlias = Literal["never negative", "between 0 and 1", "between -1 and 1"]
 """The range of each single value, as after ReLU, a sigmoid, or tanh."""
 What: TypeAlias = Literal["norm 1", "probabilities", "log-probabilities"] | Bound

@@ -12,8 +12,6 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature.axes import AxisSizes, smallest_size
 from autoadapt.contracts.signature.specs import Frozen, TensorSpec
 
-__all__ = ["Form", "Mask", "Returned", "frames_of", "mask_at"]
-
 Form: TypeAlias = Literal["truth", "added", "lengths"]
 """What a mask holds. `truth`: zeros and ones; `added`: what is added to attention scores, 0 or a large negative number;
 `lengths`: how many tokens of each item count, from the first on, as integers or as a share of all."""

@@ -6,8 +6,6 @@ from pydantic import Field
 
 from autoadapt.contracts.facts import MadeByHand
 
-__all__ = ["NativeSizes"]
-
 _PRINTABLE = r"^[\x20-\x7e]{0,300}$"
 
 

@@ -10,8 +10,6 @@ from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.signature.specs import TensorSpec
 
-__all__ = ["Contradiction", "Gathering", "InnerOutput", "tap_name"]
-
 
 class Gathering(MadeByHand):
     """An invariant: gathering points of an input by an index output gives a coordinate output, bit for bit.

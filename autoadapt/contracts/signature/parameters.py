@@ -7,8 +7,6 @@ from pydantic import Field
 from autoadapt.contracts.signature.specs import Frozen
 from autoadapt.contracts.trees import Constant, Opaque
 
-__all__ = ["Parameter"]
-
 
 class Parameter(Frozen):
     """One parameter of `forward`."""

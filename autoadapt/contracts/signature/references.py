@@ -10,8 +10,6 @@ from autoadapt.contracts.signature.values import Values
 from autoadapt.errors import Mismatch
 from autoadapt.errors.printable import visible
 
-__all__ = ["containing", "loose_axes", "loose_cells", "loose_identities", "loose_paths", "loose_ranges"]
-
 _LARGEST = 1 << 62
 
 

@@ -42,8 +42,6 @@ from autoadapt.files.writing import write_file
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns
 
-__all__ = ["MOST_VALUES", "Signature"]
-
 _USUAL_SIZES = {"B": 2, "H": 224, "W": 224}
 
 

@@ -17,8 +17,6 @@ from autoadapt.contracts.signature.cell_orders import Cells
 from autoadapt.contracts.signature.held_values import Held
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
-__all__ = ["DTYPES", "Centres", "Frozen", "Role", "TensorSpec", "dtype_name", "spatial_axes"]
-
 Role: TypeAlias = Literal["feature", "coordinate", "index", "mask", "other"]
 ROLES: tuple[Role, ...] = ("feature", "coordinate", "index", "mask", "other")
 

@@ -13,8 +13,6 @@ from autoadapt.contracts.signature.values import Values
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.errors.printable import visible
 
-__all__ = ["ColourOrder", "Statistics", "agree", "conversion", "image_of"]
-
 ColourOrder: TypeAlias = Literal["rgb", "bgr"]
 
 _CLOSE = 1e-3

@@ -16,8 +16,6 @@ from autoadapt.contracts.trees import Constant, Container, Kind, LeftOut, Opaque
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.errors.printable import visible
 
-__all__ = ["Values", "describe"]
-
 
 class Values(Frozen):
     """The inputs or the outputs of a module: their containers, and the spec of each tensor."""

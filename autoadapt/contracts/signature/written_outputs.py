@@ -11,8 +11,6 @@ import torch
 
 from autoadapt.errors import Mismatch, SignatureError
 
-__all__ = ["check_written"]
-
 
 def check_written(outputs: object) -> None:
     """Refuse numbers and tensors where texts should stand, and containers without any text.

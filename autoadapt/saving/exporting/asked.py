@@ -9,8 +9,6 @@ from typing import Any
 from autoadapt.contracts.instances import is_whole
 from autoadapt.errors import ExportError, Mismatch
 
-__all__ = ["check_asked"]
-
 
 def check_asked(ranges: object, opset_version: object, tolerance: object) -> None:
     """Refuse sizes, versions and tolerances that are none.

@@ -16,8 +16,6 @@ from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.saving.exporting.reasons import unread
 from autoadapt.saving.exporting.results import Compared
 
-__all__ = ["compare"]
-
 
 def compare(
     session: Session,

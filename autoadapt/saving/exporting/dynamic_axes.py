@@ -17,8 +17,6 @@ from autoadapt.saving.exporting.lone_cells import above_lone_cells
 from autoadapt.saving.exporting.ranges import Given, SizeRange, size_ranges
 from autoadapt.saving.wrappers import adapted_inside
 
-__all__ = ["UNITS", "dynamic_shapes", "shapes_of"]
-
 UNITS = "_units"
 """What the name of an axis ends in where torch is to count steps of it."""
 

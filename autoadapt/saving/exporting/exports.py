@@ -33,8 +33,6 @@ from autoadapt.saving.whole_models import adapted_parts
 from autoadapt.saving.wrappers import adapted_inside, unwrapped
 from autoadapt.showing.progress import telling
 
-__all__ = ["export"]
-
 
 def export(
     net: nn.Module,

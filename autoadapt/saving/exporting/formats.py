@@ -19,8 +19,6 @@ from autoadapt.errors import ExportError, Mismatch
 from autoadapt.saving.exporting.results import RECORD
 from autoadapt.versions import install_line
 
-__all__ = ["FORMATS", "Call", "Format", "Runner", "needs", "program_of"]
-
 Runner: TypeAlias = Callable[[Arguments], list[torch.Tensor]]
 
 

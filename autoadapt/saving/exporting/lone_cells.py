@@ -14,8 +14,6 @@ from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.capturing.probing import Probe, ProbeError
 from autoadapt.saving.exporting.ranges import SizeRange
 
-__all__ = ["above_lone_cells"]
-
 _INSIDE = "below it an axis inside the module is 1, and an axis of 1 never varies"
 
 

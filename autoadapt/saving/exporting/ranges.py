@@ -11,8 +11,6 @@ from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature import AxisSizes, Signature, smallest_size
 from autoadapt.errors import ExportError, Mismatch, nearest
 
-__all__ = ["Given", "SizeRange", "size_ranges"]
-
 Given: TypeAlias = Mapping[str, int | tuple[int, int | None]]
 """Sizes that a caller asks for, by axis: one size, or the smallest and the largest (None: any)."""
 

@@ -18,8 +18,6 @@ from autoadapt.saving.exporting.formats import Call, Format, program_of
 from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.saving.whole_models import adapted_parts
 
-__all__ = ["narrowed", "refusal", "unread"]
-
 _SUGGESTED = re.compile(r"^\s*(\w+) = Dim\('\1'(?:, min=(\d+))?(?:, max=(\d+))?\)\s*$", re.MULTILINE)
 
 

@@ -14,8 +14,6 @@ from autoadapt.files.reading import one_line
 from autoadapt.saving.exporting.formats import needs
 from autoadapt.saving.exporting.results import RECORD, Exported
 
-__all__ = ["record_of"]
-
 _MOST = 1 << 20
 
 

@@ -9,8 +9,6 @@ from autoadapt.saving.exporting.ranges import SizeRange
 from autoadapt.showing import Shown
 from autoadapt.showing.tables import columns, hanging, headline, human_count
 
-__all__ = ["RECORD", "Compared", "Exported"]
-
 RECORD = "autoadapt.json"
 """What the result is called inside the file: among those of a program of torch, or in the metadata of ONNX."""
 

@@ -7,8 +7,6 @@ from typing import TypeAlias
 
 from autoadapt.contracts.trees import Constant, Container, LeftOut, Opaque, Slot, Tree
 
-__all__ = ["annotation", "argument_annotation"]
-
 TENSOR = "torch.Tensor"
 
 ClassName: TypeAlias = Callable[[Container], str]

@@ -11,8 +11,6 @@ from functools import cache
 from autoadapt.adapting import layers, mask_layers, token_layers
 from autoadapt.contracts import leaves
 
-__all__ = ["import_lines", "inlined", "names_in"]
-
 _IMPORTS = {
     "Any": "from typing import Any",
     "F": "import torch.nn.functional as F",

@@ -44,8 +44,6 @@ from autoadapt.saving.standalone.tap_lines import tap_constants, tap_hooks, tap_
 from autoadapt.saving.wrappers import adapted_inside
 from autoadapt.versions import VERSION
 
-__all__ = ["to_source"]
-
 
 @overload
 def to_source(net: nn.Module, path: None = None) -> str: ...

@@ -8,8 +8,6 @@ from autoadapt.adapting.building.expressions import INDENT, WIDTH, Expression, T
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts import leaves
 
-__all__ = ["tap_constants", "tap_hooks", "tap_methods"]
-
 _LISTS = {"TAPS": False, "READ": True}
 """The constants that name tapped modules, and whether those are tapped for what they read."""
 

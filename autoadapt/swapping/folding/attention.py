@@ -10,8 +10,6 @@ from torch import nn
 
 from autoadapt.contracts.views import aliased, copy_module
 
-__all__ = ["AttentionProjection", "attention_of", "open_attention", "opened"]
-
 # Dimension letters: B samples, L queries, S keys, H heads, E channels of the attention.
 
 _PARTS = ("q", "k", "v")

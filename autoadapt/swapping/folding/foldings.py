@@ -17,8 +17,6 @@ from autoadapt.swapping.folding.reading_layers import guard, is_reader, resize
 from autoadapt.swapping.folding.rerouting import Reroute, rerouted
 from autoadapt.swapping.places import set_modules
 
-__all__ = ["Folding", "Front", "Reader", "Stay", "next_number", "put_layers", "start_anew"]
-
 
 class Reader(MadeByHand):
     """A layer that reads other channels now."""

@@ -26,8 +26,6 @@ from autoadapt.swapping.folding.rerouting import UNSEEN
 from autoadapt.swapping.folding.settling import Settled, Settling, projected
 from autoadapt.swapping.stand_ins import first_path
 
-__all__ = ["fold", "folded_as_far"]
-
 _TOLERANCE = 1e-5
 _HEAVIER = "the model would be heavier"
 _SHAPE = "what reads its shape"

@@ -19,8 +19,6 @@ from autoadapt.swapping.folding.rerouting import Reroute, function_name, instead
 from autoadapt.swapping.folding.statements import NotLinearError, Piece, Statement
 from autoadapt.swapping.folding.watched_runs import Watch, watched
 
-__all__ = ["NONE_WIDE", "Call", "Obstacle", "Readings", "Wide", "readings"]
-
 
 @dataclass(frozen=True)
 class Obstacle:

@@ -14,8 +14,6 @@ from autoadapt.swapping.folding.rerouting import Reroute, function_name, instead
 from autoadapt.swapping.folding.shuffles import ORDERING, shuffled
 from autoadapt.swapping.folding.statements import STALE, NotLinearError, Statement, joined, plain_statement, summed
 
-__all__ = ["LIKE", "SHAPES", "SHAPE_ONLY", "Followed", "drops", "follow"]
-
 LIKE = frozenset(f"{name}_like" for name in ("empty", "full", "ones", "rand", "randn", "zeros"))
 """Functions that make a tensor of another's shape."""
 SHAPES = frozenset({"shape", "size", "numel", "__len__"})

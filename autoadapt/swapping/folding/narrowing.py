@@ -29,8 +29,6 @@ from autoadapt.swapping.folding.settling import changing_axes, hand_on, without_
 from autoadapt.swapping.folding.statements import Statement
 from autoadapt.swapping.folding.widths import Widths, widths_of
 
-__all__ = ["Narrowing", "narrowing"]
-
 _ALONE = 'swap(..., refit="readers")  # and nothing behind them'
 
 

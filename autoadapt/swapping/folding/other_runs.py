@@ -16,8 +16,6 @@ from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
-__all__ = ["Run", "runs_of", "uncompiled_parts"]
-
 _STEPS = (1, 2, 4, 8, 16, 32)
 """By how many pixels images are enlarged: each makes levels of that stride odd, and one all those that round up."""
 

@@ -18,8 +18,6 @@ from autoadapt.swapping.folding.narrowing import Narrowing, narrowing
 from autoadapt.swapping.folding.other_runs import runs_of, uncompiled_parts
 from autoadapt.swapping.folding.settling import Settled, Settling, projected, without_projections
 
-__all__ = ["Refit", "Refitting", "refitting"]
-
 Refit: TypeAlias = bool | Literal["readers", "shrink"]
 """Whether readers are rebuilt for the new channels: `readers`, or True. `shrink` narrows what lies behind them too."""
 

@@ -13,8 +13,6 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 from autoadapt.contracts.capturing.arguments import tensors_in
 from autoadapt.contracts.facts import MadeByHand
 
-__all__ = ["UNSEEN", "Reroute", "function_name", "instead", "rerouted"]
-
 UNSEEN = "; fold with inputs= that take this path"
 """What helps where a call was not seen; in the runs of `fold` itself nothing of it."""
 

@@ -27,8 +27,6 @@ from autoadapt.swapping.folding.statements import Statement, level_statement
 from autoadapt.swapping.places import set_modules
 from autoadapt.swapping.stand_ins import passes_of
 
-__all__ = ["Settled", "Settling", "changing_axes", "hand_on", "projected", "without_projections"]
-
 
 def projected(plan: Plan) -> list[str]:
     """The outputs that have a projection."""

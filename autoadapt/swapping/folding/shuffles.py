@@ -11,8 +11,6 @@ import torch
 
 from autoadapt.swapping.folding.statements import NotLinearError, Shuffle, Statement
 
-__all__ = ["ORDERING", "shuffled"]
-
 ORDERING = frozenset(
     {"view", "reshape", "permute", "transpose", "flatten", "unflatten", "swapaxes", "swapdims", "movedim", "moveaxis"}
     | {"__getitem__", "chunk", "split", "split_with_sizes", "tensor_split", "narrow", "select", "unbind", "contiguous"}

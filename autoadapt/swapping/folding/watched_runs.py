@@ -15,8 +15,6 @@ from autoadapt.contracts.modes import in_eval_mode, in_train_mode
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.swapping.folding.statements import Statement
 
-__all__ = ["Watch", "watched"]
-
 
 class Watch(TorchFunctionMode):
     """What is known of tensors while a model runs."""

@@ -17,8 +17,6 @@ from autoadapt.swapping.folding.rerouting import function_name
 from autoadapt.swapping.folding.statements import NotLinearError, Piece, Statement
 from autoadapt.swapping.folding.watched_runs import Watch, watched
 
-__all__ = ["Widths", "widths_of"]
-
 _EACH = frozenset(
     {"relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "celu", "gelu", "silu", "mish"}
     | {"sigmoid", "sigmoid_", "tanh", "tanh_", "hardtanh", "hardtanh_", "hardswish", "hardswish_", "hardsigmoid"}

@@ -19,8 +19,6 @@ from autoadapt.contracts.capturing.regions.traces import Call, Step, Trace
 from autoadapt.contracts.trees import Slot
 from autoadapt.errors import CaptureError, Mismatch
 
-__all__ = ["find_region"]
-
 
 def find_region(model: nn.Module, traces: Sequence[Trace], region: RegionPath, outputs: Collection[str] = ()) -> Region:
     """The region of some paths, from traces of the model.

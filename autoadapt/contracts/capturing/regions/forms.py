@@ -9,8 +9,6 @@ from typing import Any, TypeAlias
 import torch
 from torch.fx import Proxy
 
-__all__ = ["Form", "form_of", "form_text", "is_like", "loosened"]
-
 Form: TypeAlias = tuple[str | int | float | None, ...]
 """Pieces of text with numbers between them; None stands for any number."""
 

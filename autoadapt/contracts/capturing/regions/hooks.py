@@ -9,8 +9,6 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["HOOKS", "callers_hooks", "hooked", "leave_before"]
-
 HOOKS: Mapping[str, Collection[str]] = {
     "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
     "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),

@@ -11,8 +11,6 @@ from autoadapt.contracts.capturing.regions.traces import Call, Trace
 from autoadapt.contracts.plain_modules import registering
 from autoadapt.errors import CaptureError, Mismatch, nearest
 
-__all__ = ["RegionPath", "find_members", "region_text"]
-
 RegionPath: TypeAlias = str | Sequence[str]
 """A list of paths, or a span `first:last` in order of calls."""
 

@@ -20,8 +20,6 @@ from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.trees import Tree, flatten, path_texts, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 
-__all__ = ["RegionModule"]
-
 
 class RegionModule(nn.Module):
     """Takes the inputs of a region and returns a dict of the leaves that are read outside of it, or the only one.

@@ -8,8 +8,6 @@ import torch
 
 from autoadapt.contracts.trees import Constant, Container, Slot, Tree
 
-__all__ = ["as_sizes", "with_numbers"]
-
 
 def with_numbers(tree: Tree, tensors: Sequence[torch.Tensor]) -> tuple[Tree, list[torch.Tensor | int]]:
     """A tree with its positive integers as leaves too, since they may depend on the size of the input; and all leaves.

@@ -10,8 +10,6 @@ from autoadapt.contracts.capturing.regions.traces import Call
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.trees import Tree
 
-__all__ = ["Region", "Returned", "names_of"]
-
 
 class Returned(MadeByHand):
     """The output of one call of a member."""

@@ -27,8 +27,6 @@ from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import AdaptError, CaptureError, Mismatch
 from autoadapt.files.reading import one_line
 
-__all__ = ["Call", "Run", "Step", "Trace", "trace", "traces_of"]
-
 Run = Callable[[nn.Module], object]
 
 
