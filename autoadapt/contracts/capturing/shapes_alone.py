@@ -87,7 +87,8 @@ def _gru(x: torch.Tensor, state: Any, *rest: Any) -> tuple[torch.Tensor, ...] | 
 
 def _recurrent(x: torch.Tensor, states: Sequence[torch.Tensor], *rest: Any) -> tuple[torch.Tensor, ...]:
     channels = states[0].shape[-1] * (1 + bool(rest[5]))
-    return without_values(x, *x.shape[:-1], channels), *map(torch.empty_like, states)
+    made = x.new_empty(*x.shape[:-1], channels)  # made of `x`, for what follows the cells of a sequence
+    return made, *map(torch.empty_like, states)
 
 
 def _linear(x: Any = None, weight: Any = None, bias: Any = None, **_by_name: Any) -> torch.Tensor | None:
