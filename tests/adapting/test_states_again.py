@@ -29,12 +29,15 @@ class Tower(nn.Module):
     ("wanted", "blocks", "expected"),
     [
         (["states.4", "states.6"], 6, {"states.4": "states.4", "states.6": "last"}),
-        (["states.2", "states.6"], 4, {"states.2": "states.2", "states.6": "last"}),
+        (["states.2", "states.6"], 4, {"states.2": "states.1", "states.6": "last"}),
         (["states.1", "states.6"], 6, {"states.1": "states.1", "states.6": "last"}),
         (["last", "states.2"], 6, {"states.2": "states.2", "last": "last"}),
     ],
 )
-def test_states_are_served_by_those_of_their_number(wanted: list[str], blocks: int, expected: dict[str, str]) -> None:
+def test_states_are_served_by_those_of_as_many_blocks_of_all(
+    wanted: list[str], blocks: int, expected: dict[str, str]
+) -> None:
+    """Of six blocks; the second of six is nearer to the first of four than to the second."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, 32, 32)
     target = aa.capture(Tower(8).eval(), x)
