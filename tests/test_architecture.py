@@ -385,6 +385,26 @@ def test_nobody_imports_what_begins_with_an_underscore():
     assert not found
 
 
+def test_no_file_is_longer_than_400_lines():
+    lengths = {path.relative_to(PACKAGE): path.read_text("utf-8").count("\n") for path in files()}
+    assert not {path: count for path, count in lengths.items() if count > 400}
+
+
+def test_no_function_has_more_than_40_lines_of_code():
+    """Without its arguments and docstring, empty lines and remarks."""
+    found = {}
+    for path in files():
+        text = path.read_text("utf-8")
+        lines = text.splitlines()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                body = node.body[ast.get_docstring(node, clean=False) is not None :]
+                span = lines[body[0].lineno - 1 : node.end_lineno] if body else []
+                code = [line for line in span if line.strip() and not line.lstrip().startswith("#")]
+                found[f"{path.relative_to(PACKAGE)}: {node.name}"] = len(code)
+    assert not {place: count for place, count in found.items() if count > 40}
+
+
 def is_all(node):
     return isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__"
 

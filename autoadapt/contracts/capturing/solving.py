@@ -16,10 +16,9 @@ from typing import TypeAlias
 
 from autoadapt.contracts.capturing.inner_leaves import InnerKey
 from autoadapt.contracts.capturing.probing import Observation
+from autoadapt.contracts.capturing.same_outputs import check_alike, sizes_text
 from autoadapt.contracts.capturing.sizing import Run, Steps, held_out_sizes
 from autoadapt.contracts.dims import Dim, distinguishing_size, fit
-from autoadapt.contracts.signature import describe
-from autoadapt.contracts.trees import Constant, Container, Path, Tree, path_text
 from autoadapt.errors import CaptureError, Mismatch
 
 Sizes: TypeAlias = Mapping[str, int]
@@ -72,7 +71,7 @@ class _Evidence:
     refused: list[Sizes] = field(default_factory=list)
 
     def add(self, sizes: Sizes, observation: Observation) -> None:
-        _check_alike(self.seen[0], observation, self.sizes[0], sizes)
+        check_alike(self.seen[0], observation, self.sizes[0], sizes)
         self.sizes.append(sizes)
         self.seen.append(observation)
 
@@ -344,33 +343,6 @@ def _called_equally_often(seen: Sequence[Observation]) -> set[str]:
     return {path for path, count in counts[0].items() if all(other[path] == count for other in counts)}
 
 
-def _check_alike(first: Observation, other: Observation, sizes: Sizes, other_sizes: Sizes) -> None:
-    """Refuse outputs whose tree or number of axes depends on the size."""
-    at = f"{_sizes_text(sizes)} against {_sizes_text(other_sizes)}"
-    if first.tree != other.tree:
-        expected, found = set(first.paths), set(other.paths)
-        changed = sorted(expected ^ found)
-        told, seen = describe(first.tree), describe(other.tree)
-        if differing := _other_constant(first.tree, other.tree) if told == seen else None:
-            path, one, another = differing
-            changed, told, seen = [path_text(path)], repr(one), repr(another)
-        fault = Mismatch(
-            ", ".join(changed) or "output",
-            f"the same outputs at every size ({told})",
-            f"{seen}, at {at}",
-            "return a fixed set of tensors, and numbers that depend on the size as tensors or not at all",
-        )
-        raise CaptureError("the outputs are not the same at every input size", [fault])
-    for name, left, right in zip(first.paths, first.shapes, other.shapes, strict=True):
-        if len(left) != len(right):
-            fault = Mismatch(name, f"{len(left)} axes", f"{len(right)} axes, at {at}", "keep the axes apart")
-            raise CaptureError(f"`{name}` changes its number of axes with the input size", [fault])
-
-
-def _sizes_text(sizes: Sizes) -> str:
-    return ", ".join(f"{name}={size}" for name, size in sizes.items())
-
-
 def _unexplained(evidence: _Evidence, columns: Sequence[Column]) -> CaptureError:
     """The error for axes that no formula fits, with the sizes that they had."""
     faults = []
@@ -378,7 +350,7 @@ def _unexplained(evidence: _Evidence, columns: Sequence[Column]) -> CaptureError
         for axis, column in enumerate(zip(*leaf, strict=True)):
             if any(column[: len(bad)] == bad for bad in columns):
                 seen = ", ".join(
-                    f"{size} at ({_sizes_text(sizes)})"
+                    f"{size} at ({sizes_text(sizes)})"
                     for sizes, size in list(zip(evidence.sizes, column, strict=True))[:4]
                 )
                 faults.append(
@@ -390,15 +362,3 @@ def _unexplained(evidence: _Evidence, columns: Sequence[Column]) -> CaptureError
                     )
                 )
     return UnexplainedError("an axis of the output cannot be explained by the input", faults)
-
-
-def _other_constant(left: Tree, right: Tree, path: Path = ()) -> tuple[Path, object, object] | None:
-    """The first constant that differs between two trees of the same containers: its path and both values."""
-    match left, right:
-        case Container(keys=keys, children=one), Container(children=other):
-            pairs = zip(keys, one, other, strict=False)
-            return next((found for key, a, b in pairs if (found := _other_constant(a, b, (*path, key)))), None)
-        case Constant(value=first), Constant(value=second) if left != right:
-            return path, first, second
-        case _:
-            return None
