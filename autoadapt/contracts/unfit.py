@@ -66,7 +66,7 @@ def off_the_meta_device() -> contextlib.AbstractContextManager[object]:
 def without_autocast() -> Iterator[None]:
     """Leave the caller's autocast: contracts have a module's own dtypes, and what keeps them runs in both."""
     with contextlib.ExitStack() as left:
-        for device in ("cpu", "cuda"):
+        for device in ("cpu", "cuda", "mps", "xpu"):
             if torch.is_autocast_enabled(device):
                 left.enter_context(torch.autocast(device, enabled=False))
         yield

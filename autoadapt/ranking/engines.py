@@ -176,24 +176,25 @@ def _handed_out(
     """The calls of joblib, each noted as it is asked for."""
     for number, task in waiting:
         running[number] = task
-        yield _numbered, (number, parcel, task), {}
+        yield _numbered, (number, parcel, task, os.getpid()), {}
 
 
-def _numbered(number: int, parcel: Parcel, task: Task) -> tuple[int, str]:
-    _end_with_the_caller()
+def _numbered(number: int, parcel: Parcel, task: Task, caller: int) -> tuple[int, str]:
+    if os.getpid() != caller:  # a backend of somebody else may work in the caller's process
+        _end_with_the_parent()
     return number, _tried_there(parcel, task)
 
 
 @functools.cache
-def _end_with_the_caller() -> None:
+def _end_with_the_parent() -> None:
     """In a process of joblib: end within a second where the caller was killed, in the middle of a candidate too.
 
     Without this it would try its candidate to the end and wait for another one for five minutes.
     """
-    caller = os.getppid()
+    parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == caller:
+        while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)
 

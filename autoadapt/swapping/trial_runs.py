@@ -56,8 +56,8 @@ def try_out(
 
 def _missing(planned: Sequence[Successor]) -> str:
     """Which outputs of the whole are gone, or raise when they are used, since nothing in the model read them."""
-    places = [place for one in planned for place in one.left_out_places]
-    told = ", ".join(dict.fromkeys(places))
+    places = dict.fromkeys(place for one in planned for place in one.left_out_places)
+    told = ", ".join(places)
     return f", but for {told} (left out: outputs=[...] serves {'it' if len(places) == 1 else 'them'})" if told else ""
 
 
