@@ -13,10 +13,13 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, DistributedSampler
 
 from autoadapt.calibration import workers
-from autoadapt.calibration.samples import Cut
 from autoadapt.calibration.sharded import whole
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.errors import CalibrationError, Mismatch
+
+COME_OTHERWISE = (
+    "images do not come as in the run before, in another order or changed at random: some may count twice, others not"
+)
 
 
 def dealt(data: Iterable[object], images: int) -> int:
@@ -37,10 +40,10 @@ def dealt(data: Iterable[object], images: int) -> int:
     return min(images, len(sampler.dataset))  # type: ignore[arg-type]
 
 
-def checksum(image: Cut) -> int:
-    """Of the values of an image, to see whether it is the same."""
+def checksum(tensors: Iterable[torch.Tensor]) -> int:
+    """Of the values of an image or a batch, to see whether it is the same."""
     found = 0
-    for tensor in image.tensors:
+    for tensor in tensors:
         found = zlib.crc32(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy().data, found)
     return found
 

@@ -14,6 +14,7 @@ import torch
 
 from autoadapt.calibration import workers
 from autoadapt.calibration.dealing import (
+    COME_OTHERWISE,
     checksum,
     dealt,
     refuse_another,
@@ -125,10 +126,8 @@ class Gathering:
         self._check_images(state)
         said = shared_images(state.counted)
         self.remarks += [said] if said else []
-        self.groups, self.folds_of_images = (
-            near_copies(workers.gathered(state.descriptors)),
-            workers.gathered(state.folds),
-        )
+        self.groups = near_copies(workers.gathered(state.descriptors))
+        self.folds_of_images = workers.gathered(state.folds)
         different = count_different(self.groups, workers.summed(state.images))
         making = Making(self._augment, state.samples, self.folds, different, self._seed, state.together)
         self._make(making, state, report, save)
@@ -169,20 +168,20 @@ class Gathering:
 
     def _fresh_calls(self, data: Iterable[object], state: State) -> Iterator[_FreshCall]:
         """Calls with images that are not counted yet; each is counted before the next is asked for."""
-        self._position = state.passed
-        if self._number(self._position) >= self._images:
-            return
-        for number, batch in enumerate(data):
-            if number < state.batches:
-                continue
-            for call in self._pair.calls(batch, number):
+        for number, batch in enumerate(data if self._number(state.passed) < self._images else ()):
+            before, calls = self._position, self._pair.calls(batch, number)
+            said = checksum(t for call in calls for t in flatten(call.values)[1]) if self._checks else 0
+            self._position += state.images_of(number, said)
+            for call in calls if self._position == before else ():
                 images = rows_of(call) if self._rows_are_images else None
                 fresh = self._fresh(state, call, images or 0)
                 if fresh or not images:
                     yield _FreshCall(number, call, images, fresh)
                 else:
                     self._position += images
-            state.batches, state.passed = number + 1, self._position
+            if self._number(self._position - 1) < self._images:  # else some of its images are not counted
+                state.note_batch(number, self._position - before, said)
+            state.passed = max(state.passed, self._position)
             if self._number(self._position) >= self._images:
                 return
 
@@ -193,12 +192,14 @@ class Gathering:
             number = self._number(self._position + row)
             if number >= self._images:
                 break
-            said = checksum(cut(call.values, row, images)) if self._checks else 0
+            said = checksum(cut(call.values, row, images).tensors) if self._checks else 0
             known = state.counted.get(number, state.before.get(number))
             if known is None:
                 found[row] = number, said
-            else:
+            elif state.generation:
                 refuse_another(number, said, known)
+            elif said != known and COME_OTHERWISE not in self.remarks:
+                self.remarks.append(COME_OTHERWISE)
         return found
 
     def _make(self, making: Making, state: State, report: Progress, save: _Saving) -> None:

@@ -33,8 +33,8 @@ class State:
     Attributes:
         moments: For each projection and each fold.
         samples: Images for the head.
-        batches: How many batches are counted.
-        passed: How many images they had, those that were not counted too.
+        batches: Images and checksum of each batch that was passed and has no image left to count.
+        passed: How many images were passed, those that were not counted too.
         counted: The images that are counted here: a checksum of each, by its number.
         folds: The fold of each of them.
         before: Those that other workers have counted, which were there before these, alike.
@@ -52,7 +52,7 @@ class State:
 
     moments: list[list[Moments]]
     samples: Samples
-    batches: int = 0
+    batches: list[tuple[int, int]] = field(default_factory=list)
     passed: int = 0
     counted: dict[int, int] = field(default_factory=dict)
     folds: dict[int, int] = field(default_factory=dict)
@@ -67,6 +67,16 @@ class State:
     mixed: int = 0
     synthetic: int = 0
     is_whole: bool = True
+
+    def images_of(self, batch: int, said: int) -> int:
+        """How many images a batch has that was passed before, told by its number and checksum; 0 for another one."""
+        images, known = self.batches[batch] if batch < len(self.batches) else (0, None)
+        return images if said == known else 0
+
+    def note_batch(self, batch: int, images: int, said: int) -> None:
+        """Note that a batch is passed; where it is another one than before, so are those behind it."""
+        if self.batches[batch : batch + 1] != [(images, said)]:
+            self.batches[batch:] = [(images, said)]
 
     def restart_making(self, made_of: str, empty: list[list[Moments]]) -> None:
         """Count no made images."""
@@ -112,13 +122,13 @@ class State:
             for projection, folds in enumerate(moments):
                 for fold, part in enumerate(folds):
                     tensors |= {f"{kind}.{projection}.{fold}.{name}": t for name, t in part.tensors.items()}
+        tensors["batches"] = torch.tensor(self.batches, dtype=torch.int64).reshape(-1, 2)
         tensors |= {f"descriptor.{number}": tensor for number, tensor in self.descriptors.items()}
         for name, images in (("counted", self.counted), ("folds", self.folds), ("before", self.before)):
             tensors[name] = torch.tensor([*images.items()], dtype=torch.int64).reshape(-1, 2)
         noted = {
             "described": list(self.descriptors),
             "fingerprint": fingerprint,
-            "batches": self.batches,
             "passed": self.passed,
             "generation": self.generation,
             "workers": self.workers,
@@ -146,7 +156,8 @@ class State:
 
     def _take(self, noted: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Become what was noted."""
-        self.batches, self.passed, self.together = noted["batches"], noted["passed"], noted["together"]
+        self.passed, self.together = noted["passed"], noted["together"]
+        self.batches = [(images, said) for images, said in tensors["batches"].tolist()]
         self.generation = noted["generation"]
         names = "counted", "folds", "before"
         self.counted, self.folds, self.before = (dict(tensors[name].tolist()) for name in names)

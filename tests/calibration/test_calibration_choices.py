@@ -13,6 +13,7 @@ from torch import nn
 from autoadapt.adapting import adapt
 from autoadapt.calibration import Calibration, Recipe, calibrate
 from autoadapt.calibration.choosing import Solver, most_cautious
+from autoadapt.calibration.dealing import COME_OTHERWISE
 from autoadapt.calibration.judging import Score, divergence
 from autoadapt.errors import CalibrationError
 
@@ -149,6 +150,45 @@ def test_a_run_that_was_cut_goes_on_where_it_stopped(tmp_path):
     assert found.images == 32
     for left, right in zip(weights(whole), weights(cut), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [3, 4, 16, 32])
+def test_a_run_that_was_cut_goes_on_with_batches_of_another_size(size, tmp_path):
+    old, new, state = Model((4, 6)).eval(), Pyramid((3, 5), seed=1), tmp_path / "state.safetensors"
+    whole, cut = model_with(old, new), model_with(old, new)
+    cut.load_state_dict(whole.state_dict())
+    calibrate(whole, at="backbone", like=old, data=BATCHES, augment=0)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(cut, at="backbone", like=old, data=interrupted_after(2), augment=0, state=state)
+    found = calibrate(cut, at="backbone", like=old, data=torch.cat(BATCHES).split(size), augment=0, state=state)
+    assert found.images == 32
+    assert [fit.tokens for fit in found.outputs] == [32 * 256, 32 * 64]
+    for left, right in zip(weights(whole), weights(cut), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_that_goes_on_with_more_images_counts_the_rest_of_a_batch(tmp_path):
+    old, new, state = Model((4, 6)).eval(), Pyramid((3, 5), seed=1), tmp_path / "state.safetensors"
+    net = model_with(old, new)
+    assert calibrate(net, at="backbone", like=old, data=BATCHES, images=12, augment=0, state=state).images == 12
+    assert calibrate(net, at="backbone", like=old, data=BATCHES, images=32, augment=0, state=state).images == 32
+
+
+def test_what_was_counted_is_not_run_again_and_other_images_in_its_place_are_told(tmp_path):
+    old, new, state = Model((4, 6)).eval(), Pyramid((3, 5), seed=1), tmp_path / "state.safetensors"
+    net = model_with(old, new)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(net, at="backbone", like=old, data=interrupted_after(2), augment=0, state=state)
+    seen = []
+    with old.register_forward_pre_hook(lambda _, args: seen.append(args[0])):
+        same = calibrate(net, at="backbone", like=old, data=BATCHES, augment=0, state=state)
+    assert not any(torch.equal(one, batch) for one in seen for batch in BATCHES[:2] if one.shape == batch.shape)
+    assert COME_OTHERWISE not in same.remarks
+    state.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(net, at="backbone", like=old, data=interrupted_after(2), augment=0, state=state)
+    other = calibrate(net, at="backbone", like=old, data=BATCHES[::-1], augment=0, state=state)
+    assert COME_OTHERWISE in other.remarks
 
 
 def test_a_run_that_was_cut_inside_an_update_keeps_the_state_before_it(tmp_path):
