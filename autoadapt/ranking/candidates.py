@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
 from torch import nn
 
 from autoadapt.errors import Mismatch, RankingError, SourceError, nearest
+from autoadapt.ranking.fingerprints import of_file, of_module
 from autoadapt.sources import list_models, load, published, schemes
 
 Candidates: TypeAlias = "str | nn.Module | Sequence[str | nn.Module] | Mapping[str, str | nn.Module]"
@@ -40,12 +42,12 @@ class Candidate:
             faults = [replace(one, remedy=_LOADED.sub(r"\1", one.remedy)) for one in error.mismatches]
             raise type(error)(error.summary, faults) from error
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """What tells a module from another one of the same name; empty for sources, whose name says all."""
-        if isinstance(self.what, str):
-            return ""
-        return f"{sum(float(t.double().sum()) for t in self.what.state_dict().values() if not t.is_meta):.9g}"
+        """What tells a candidate from another one of the same name; empty for a model of a zoo by its own name."""
+        if isinstance(self.what, nn.Module):
+            return of_module(self.what)
+        return ("" if self.what == self.name else self.what) + of_file(self.what)
 
 
 def find_candidates(candidates: Candidates) -> tuple[Candidate, ...]:

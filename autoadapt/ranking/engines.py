@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import pickle
 import sys
@@ -121,9 +122,17 @@ def _tried_there(parcel: Parcel, task: Task) -> str:
         before = torch.get_num_threads()
         torch.set_num_threads(place.threads)
         try:
-            return tried(pickle.loads(task.content), place).model_dump_json()
+            return json.dumps(_row(task, place).model_dump(mode="json"))
         finally:
             torch.set_num_threads(before)
+
+
+def _row(task: Task, place: Place) -> Ranked:
+    """What `tried` finds; what a candidate raises by itself in a worker is no Ctrl-C of the caller's."""
+    try:
+        return tried(pickle.loads(task.content), place)
+    except BaseException as error:
+        return Ranked(source=task.name, refused=one_line(error))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from autoadapt.calibration.samples import cut, joined
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import eval_copy
+from autoadapt.ranking.fingerprints import of_tensors
 
 EVERY = 4
 """One image of so many is held out."""
@@ -33,11 +34,6 @@ class Batch:
         cuts = [cut(self.arguments.values, number, self.images) for number in numbers]
         whole = joined(cuts) if cuts else None
         return None if whole is None else Batch(Arguments(whole.value, self.arguments.positional), len(numbers))
-
-    @property
-    def checksum(self) -> float:
-        """What tells these images from others."""
-        return sum(float(tensor.double().sum()) for tensor in flatten(self.arguments.values)[1])
 
 
 def first_of(batches: Sequence[Batch], images: int) -> list[Batch]:
@@ -101,7 +97,7 @@ class HeldOutImages:
         self._answers = [*self._answered(eval_copy(old), "old backbone")]
         self.images = sum(batch.images for batch in batches)
         flat = [tensor for answer in self._answers for tensor in flatten(answer)[1]]
-        self.checksum = sum(float(tensor.double().sum()) for tensor in flat)
+        self.fingerprint = of_tensors(flat)
 
     def score(self, net: nn.Module) -> tuple[float, float]:
         """Divergence in nats, and agreement, of the head's answers on a candidate, mean over images.

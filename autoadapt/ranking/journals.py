@@ -96,6 +96,8 @@ class Journal:
 
     def row(self, candidate: Candidate, images: int = 0) -> Ranked | None:
         """What is known of a candidate on so many images already; those that were refused are tried again."""
+        if self._path is None:
+            return None
         key = candidate.name, candidate.fingerprint
         if self._begun[key] >= MOST_BEGINNINGS:
             said = f"the process ended {self._begun[key]} times while it was tried"

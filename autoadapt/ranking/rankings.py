@@ -25,6 +25,7 @@ from autoadapt.errors.given import check_callable
 from autoadapt.files.writing import check_place
 from autoadapt.ranking.candidates import Candidate, Candidates, find_candidates
 from autoadapt.ranking.engines import Engine, find_engine
+from autoadapt.ranking.fingerprints import of_module, of_tensors
 from autoadapt.ranking.image_batches import Batch, HeldOutImages, gathered, split
 from autoadapt.ranking.journals import Journal
 from autoadapt.ranking.results import Ranked, Ranking
@@ -223,13 +224,13 @@ def _late(name: str) -> Ranked:
 
 def _run(place: Place) -> dict[str, Any]:
     """What two runs must have in common for one to go on where the other stopped."""
-    weights = [] if place.old is None else [float(t.double().sum()) for t in place.old.state_dict().values()]
-    texts = [place.signature.model_dump_json(), str(weights if place.fitted else [])]
+    old = "" if place.old is None or not place.fitted else of_module(place.old)
+    shown = (tensor for batch in place.fitted for tensor in flatten(batch.arguments.values)[1])
     return {
-        "like": hashlib.sha256("".join(texts).encode()).hexdigest()[:12],
+        "like": hashlib.sha256((place.signature.model_dump_json() + old).encode()).hexdigest()[:12],
         "inputs": _input_texts(place.inputs),
-        "images": [place.images, sum(batch.checksum for batch in place.fitted)],
-        "held out": [0, 0] if place.held_out is None else [place.held_out.images, place.held_out.checksum],
+        "images": [place.images, of_tensors(shown)],
+        "held out": [0, ""] if place.held_out is None else [place.held_out.images, place.held_out.fingerprint],
         "pretrained": place.pretrained,
         "reading": [place.resolution, place.fit],
         "seed": place.seed,

@@ -78,7 +78,7 @@ class Place:
 
 
 def tried(candidate: Candidate, place: Place) -> Ranked:
-    """What a candidate costs and how well it serves; whatever it raises is why it is not ranked."""
+    """What a candidate costs and how well it serves; whatever it raises but Ctrl-C is why it is not ranked."""
     started = time.perf_counter()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -86,7 +86,9 @@ def tried(candidate: Candidate, place: Place) -> Ranked:
             row = _weighed(candidate, place)
     except AdaptError as error:
         row = refused(candidate, error)
-    except (Exception, SystemExit) as error:  # a script that ends itself would end the caller
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a script that ends itself, or a fault in Rust, would end the caller
         row = Ranked(source=candidate.name, refused=one_line(error))
     finally:
         gc.collect()  # modules are cycles of references, and there are many of them to come

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +21,9 @@ from torch import nn
 
 from autoadapt.errors import RankingError
 from autoadapt.ranking import Ranked, Ranking, rank
+from autoadapt.ranking.candidates import Candidate, find_candidates
+from autoadapt.ranking.engines import Task, _tried_there
+from autoadapt.ranking.parcels import packed
 
 
 @pytest.mark.slow
@@ -43,6 +49,62 @@ def test_a_second_run_goes_on_where_the_first_one_stopped(tmp_path: Path) -> Non
     assert [one.took for one in again.rows[:2]] == [one.took for one in found.rows[:2]]
     other = rank({**candidates, "one": Pyramid(2)}, OLD, inputs=INPUTS, state=state)
     assert other.rows[0].took != took
+
+
+def test_no_row_of_before_is_taken_for_that_of_another_module_source_or_file(tmp_path: Path) -> None:
+    conv, file = nn.Conv2d(3, 4, 8), tmp_path / "mine.py"
+
+    def prints() -> list[str]:
+        given = {"a": nn.Sequential(conv, nn.ReLU()), "b": "timm:test_resnet", "mine": f"{file}:build"}
+        return [candidate.fingerprint for candidate in find_candidates(given)]
+
+    file.write_text("build = 1")
+    first = prints()
+    assert prints() == first
+    assert find_candidates("timm:test_resnet")[0].fingerprint == ""
+    file.write_text("build = 2")
+    assert [old == new for old, new in zip(first, prints(), strict=True)] == [True, True, False]
+    other = find_candidates({"a": nn.Sequential(conv, nn.GELU()), "b": "timm:test_vit"})
+    with torch.no_grad():
+        conv.weight.copy_(conv.weight.flip(0))
+    turned = find_candidates({"a": nn.Sequential(conv, nn.ReLU())})
+    assert not {one.fingerprint for one in (*other, *turned)} & set(first)
+
+
+def test_a_journal_of_images_with_other_colours_or_another_old_backbone_is_refused(tmp_path: Path) -> None:
+    images, state = torch.arange(8 * 3 * 64.0).reshape(8, 3, 8, 8), tmp_path / "rank.jsonl"
+    old, candidates = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.ReLU()), {"one": nn.Conv2d(3, 5, 4, stride=4)}
+    rank(candidates, old, data=[images], state=state)
+    with pytest.raises(RankingError, match="is of another ranking") as caught:
+        rank(candidates, nn.Sequential(old[0], nn.GELU()), data=[images.flip(1)], state=state)
+    assert [fault.where for fault in caught.value.mismatches] == ["like", "images"]
+
+
+class RustFaultError(BaseException):
+    """As faults in Rust are in Python."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return RustFaultError, (), {"cannot": "be unpickled"}.items()
+
+
+@pytest.mark.parametrize("error", [RustFaultError, GeneratorExit, SystemExit])
+def test_what_ends_no_loop_of_the_callers_is_the_row_of_the_candidate(error: type[BaseException]) -> None:
+    found = rank({"raising": Raising(error)}, ["f32[B, 8, ceil(H/8), ceil(W/8)]"], inputs=INPUTS)
+    assert found.rows[0].refused == f"{error.__name__}: out of memory"
+
+
+class Unpacked(nn.Identity):
+    """Raises in the process that unpacks it."""
+
+    def __setstate__(self, state: object) -> None:
+        raise KeyboardInterrupt("not here")
+
+
+def test_a_worker_answers_whatever_a_candidate_raises_there() -> None:
+    place: Any = SimpleNamespace(threads=1)
+    task = Task("odd", pickle.dumps(Candidate("odd", Unpacked())))
+    row = Ranked.model_validate_json(_tried_there(packed(place), task))
+    assert (row.source, row.refused) == ("odd", "KeyboardInterrupt: not here")
 
 
 class Raising(nn.Module):
@@ -91,6 +153,10 @@ rank({"deadly": Deadly()}, ["f32[B, 8, ceil(H/8), ceil(W/8)]"], inputs=torch.zer
 """
 
 
+class Deadly(nn.Identity):
+    """Printed as the one of the script."""
+
+
 @pytest.mark.slow
 def test_a_candidate_that_kills_the_process_ends_it_twice_at_most(tmp_path: Path) -> None:
     state = tmp_path / "rank.jsonl"
@@ -99,7 +165,7 @@ def test_a_candidate_that_kills_the_process_ends_it_twice_at_most(tmp_path: Path
     begun = state.read_text().splitlines()[-1]
 
     def again() -> Ranking:
-        candidates: dict[str, str | nn.Module] = {"deadly": nn.Identity(), "fine": Pyramid(2)}
+        candidates: dict[str, str | nn.Module] = {"deadly": Deadly(), "fine": Pyramid(2)}
         return rank(candidates, ["f32[B, 8, ceil(H/8), ceil(W/8)]"], inputs=INPUTS, state=state)
 
     copy = state.read_text() + begun + "\n"  # as if it had killed it once more
