@@ -276,10 +276,10 @@ def cut(
     return _cut_halves(module, list(paths), runs, stays) if paths else []
 
 
-def _cut_halves(
+def cut_together(
     module: nn.Module, paths: list[str], runs: Callable[[nn.Module], bool], stays: Callable[[object], bool]
 ) -> list[str]:
-    """Cut all; if the module then does not run, cut the later half and then the earlier one, each in the same way."""
+    """As `cut`, but all of them or none."""
     replaced = {path: module.get_submodule(path) for path in paths}
     for path, original in replaced.items():
         _set(module, path, _nothing(original, stays))
@@ -287,6 +287,15 @@ def _cut_halves(
         return paths
     for path, original in replaced.items():
         _set(module, path, original)
+    return []
+
+
+def _cut_halves(
+    module: nn.Module, paths: list[str], runs: Callable[[nn.Module], bool], stays: Callable[[object], bool]
+) -> list[str]:
+    """Cut all; if the module then does not run, cut the later half and then the earlier one, each in the same way."""
+    if done := cut_together(module, paths, runs, stays):
+        return done
     middle = len(paths) // 2
     if not middle:
         return []

@@ -58,10 +58,10 @@ class Stages(nn.Module):
 
 @pytest.mark.parametrize(
     ("inplace", "taps", "passes"),
-    [(False, {}, 4), (False, {"c2": "second"}, 2), (True, {"c2": "first"}, 6)],
+    [(False, {}, 2), (False, {"c2": "second"}, 2), (True, {"c2": "first"}, 2)],
     ids=["cut", "nothing to cut", "written over"],
 )
-def test_a_build_runs_a_view_once_in_each_mode_before_and_after_what_it_cuts(inplace, taps, passes):
+def test_a_build_runs_a_view_that_trains_without_what_it_cuts_once_in_each_mode(inplace, taps, passes):
     x, level = torch.zeros(1, 3, 32, 32), "f32[B, 4, ceil(H/4), ceil(W/4)]" if "second" in taps.values() else LEVEL
     new = Stages(inplace)
     plan = aa.adapt(new, like={"c2": level}, inputs=x, taps=taps).plan

@@ -20,7 +20,7 @@ from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.tapping import hand_on_copies, takes_what_is_read, tap
 from autoadapt.contracts.trees import flatten, path_texts
-from autoadapt.contracts.views import cut
+from autoadapt.contracts.views import cut, cut_together
 from autoadapt.errors import BuildError, Mismatch
 
 
@@ -42,10 +42,8 @@ def tapped(backbone: nn.Module, plan: Plan) -> Plan:
     if taps:
         tap(backbone, taps)
     _check_cut(backbone, plan)
-    trial = Trial(backbone, run, taps)
-    if taps and plan.cut:
-        plan = _without_auxiliary(backbone, plan, trial)
-    done = _cut(backbone, plan, run, trial)
+    trial = Trial(run, taps)
+    plan, done = _cut(backbone, plan, run, trial)
     hit = trial.overwritten()
     hand_on_copies(backbone, hit)
     over = {place_of_tap(path, leaf) for path, _, leaf in hit}
@@ -135,14 +133,26 @@ def _without_auxiliary(backbone: nn.Module, plan: Plan, trial: Trial) -> Plan:
     return plan.model_copy(update={"cut": (*plan.cut, *new), "cut_costs": plan.cut_costs | costs})
 
 
-def _cut(backbone: nn.Module, plan: Plan, run: MetaRun, trial: Trial) -> tuple[str, ...]:
-    """Cut the modules after the last tap, then side branches before it; returns those that were cut."""
-    if not plan.cut or not trial.runs:
-        return ()
+def _cut(backbone: nn.Module, plan: Plan, run: MetaRun, trial: Trial) -> tuple[Plan, tuple[str, ...]]:
+    """Cut the modules after the last tap, then side branches before it.
+
+    A view that trains without them in both modes need not be run with them, unless it has auxiliary heads.
+
+    Returns:
+        The plan with auxiliary heads, and the modules that were cut.
+    """
     late = [path for path in plan.cut if path not in plan.beside]
-    done = cut(backbone, late, trial, takes_what_is_read)
+    done = cut_together(backbone, late, trial.trains, takes_what_is_read) if late else []
+    if not done:
+        trial.begin(backbone)
+    if plan.taps and plan.cut:
+        plan = _without_auxiliary(backbone, plan, trial)
+    if not plan.cut or not trial.runs:
+        return plan, ()
+    late = [path for path in plan.cut if path not in (*plan.beside, *done)]
+    done += cut(backbone, late, trial, takes_what_is_read)
     if plan.beside:
         alone = leaves_the_rest_alone(backbone, plan.beside, run, run.batches())
         if alone(backbone):
             done += cut(backbone, plan.beside, lambda module: alone(module) and trial(module))
-    return tuple(path for path in plan.cut if path in done)
+    return plan, tuple(path for path in plan.cut if path in done)

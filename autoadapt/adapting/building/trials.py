@@ -35,6 +35,10 @@ class _Pass:
     """Taps whose tensors were overwritten before the view returned; None where the forward pass raised."""
 
 
+_Passes: TypeAlias = tuple[_Pass, _Pass]
+"""In eval and in train mode."""
+
+
 class Trial:
     """A test of whether a view still runs and trains, in eval and train mode, as it did before the cut.
 
@@ -43,14 +47,25 @@ class Trial:
     passes, as they will in the adapted module. The results of the last view that passed the test are kept.
 
     Args:
-        view: The view before the cut.
         run: Runs a copy on the meta device and returns the outputs that are read.
         taps: What the view returns.
     """
 
-    def __init__(self, view: nn.Module, run: Run, taps: Taps) -> None:
+    def __init__(self, run: Run, taps: Taps) -> None:
         self._run, self._taps = run, taps
+        self._known: dict[tuple[tuple[str, type], ...], _Passes] = {}
+        self._first = self._latest = (_Pass(), _Pass())
+
+    def begin(self, view: nn.Module) -> None:
+        """Hold the views that follow against this one."""
         self._first = self._latest = self._passes(view)
+
+    def trains(self, view: nn.Module) -> bool:
+        """Whether a view trains in both modes, as far as any view gets; those that follow are held against it if so."""
+        trains = all(one.far == TRAINS for one in self._passes(view))
+        if trains:
+            self.begin(view)
+        return trains
 
     def __call__(self, view: nn.Module) -> bool:
         """Whether a changed view gets as far as the first one in both modes; its results are kept if so."""
@@ -98,8 +113,12 @@ class Trial:
         usual, training = (found.written for found in self._latest)
         return ({one for one in self._taps if one[0]} if usual is None else usual) | (training or set())
 
-    def _passes(self, view: nn.Module) -> tuple[_Pass, _Pass]:
-        return self._pass(view, in_eval_mode), self._pass(view, in_train_mode)
+    def _passes(self, view: nn.Module) -> _Passes:
+        """The results in both modes; found once of views in which the same modules are cut."""
+        parts = tuple((path, type(part)) for path, part in view.named_modules())
+        if parts not in self._known:
+            self._known[parts] = self._pass(view, in_eval_mode), self._pass(view, in_train_mode)
+        return self._known[parts]
 
     def _pass(self, view: nn.Module, in_mode: Mode) -> _Pass:
         """The result in one mode; of a second attempt, with copies of overwritten taps, where that gets farther."""
