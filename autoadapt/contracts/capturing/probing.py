@@ -128,8 +128,8 @@ class Probe:
         self._calls = InnerCalls(self._copy if inner else nn.Module())  # after the search, which goes through hooks
 
     def fresh(self) -> Probe:
-        """A probe with a new copy; what its real runs leave outside of the module, `forget` of this one removes."""
-        return Probe(self._module, self._arguments, real=self.real, inner=self._inner, forgets=False)
+        """A probe with a new copy that notes outputs alone; what its real runs leave outside, `forget` here removes."""
+        return Probe(self._module, self._arguments, real=self.real, inner=False, forgets=False)
 
     def forget(self) -> None:
         """Restore caches outside of the module that its runs have changed."""

@@ -15,14 +15,13 @@ from autoadapt.contracts.capturing.cells import Run
 from autoadapt.contracts.capturing.fixed_sequences import FRAMES, in_frames, unread_frames, with_frames
 from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.inner_leaves import InnerKey
+from autoadapt.contracts.capturing.legal_steps import find_regular_steps, find_steps
 from autoadapt.contracts.capturing.point_axes import PointAxes
 from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError, Shape
 from autoadapt.contracts.capturing.sizing import (
     LONG_STEP,
     Names,
     Steps,
-    find_regular_steps,
-    find_steps,
     held_out_sizes,
     probing_sizes,
 )
