@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.contracts.capturing import ordering
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.centres import CentresFollowed
 from autoadapt.contracts.capturing.inner_calls import InnerCalls
+from autoadapt.contracts.capturing.perturbing import responses
 from autoadapt.contracts.capturing.probing import Probe
 from autoadapt.contracts.leaves import READ
 
@@ -131,3 +133,39 @@ def test_hooks_are_put_on_a_copy_once_and_let_it_go():
 
 
 LEVEL = "f32[B, 4, ceil(H/2), ceil(W/2)]"
+
+
+class Rolled(nn.Module):
+    """Writes the class token behind the cells, into the tensor that it is given."""
+
+    def forward(self, tokens):
+        return tokens.copy_(tokens.roll(-1, 1))
+
+
+class Tokens(nn.Module):
+    """A class token and cells, which pass layers without effect before the class token is moved behind them."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.first = nn.Conv2d(3, 8, 16, 16), nn.Parameter(torch.randn(1, 1, 8))
+        self.mix, self.same, self.roll, self.last = (
+            nn.Linear(8, 8),
+            nn.Sequential(*map(nn.Dropout, [0.1] * 4)),
+            Rolled(),
+            nn.Identity(),
+        )
+
+    def forward(self, x):
+        cells = self.patch(x).flatten(2).transpose(1, 2)
+        return self.last(self.roll(self.same(self.mix(torch.cat([self.first.expand(len(x), -1, -1), cells], 1)))))
+
+
+def test_the_order_of_tokens_is_looked_for_once_in_a_tensor_and_again_once_it_is_written_over(monkeypatch):
+    torch.manual_seed(0)
+    looked = []
+    monkeypatch.setattr(ordering, "responses", lambda tokens: looked.append(tokens.shape) or responses(tokens))
+    signature = aa.capture(Tokens(), torch.zeros(2, 3, 96, 96), inner=True)
+    inner = {one.module: one.spec.trailing for one in signature.inner if len(one.spec.dims) == 3 and not one.is_read}
+    assert inner["mix"] == inner["same"] == 0
+    assert inner["roll"] == inner["last"] == signature.outputs.leaves[0].trailing == 1
+    assert len(looked) == 2

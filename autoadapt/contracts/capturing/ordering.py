@@ -17,10 +17,12 @@ from torch import nn
 
 from autoadapt.contracts.allocations import MOST_INVENTED
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.by_tensor import ByTensor
 from autoadapt.contracts.capturing.cell_grid import Grid
 from autoadapt.contracts.capturing.devices import device_of, on_meta_device
 from autoadapt.contracts.capturing.given_grids import TokenGrid
 from autoadapt.contracts.capturing.graph_axes import InputAxes
+from autoadapt.contracts.capturing.inner_calls import times_written
 from autoadapt.contracts.capturing.inner_leaves import InnerKey
 from autoadapt.contracts.capturing.map_axes import MapAxes, map_axes
 from autoadapt.contracts.capturing.perturbing import (
@@ -67,6 +69,10 @@ class TokenAxis:
         """The cells at given sizes of the input axes."""
         counts = {name: int(dim.evaluate(sizes)) for name, dim in self.sides}
         return Grid(counts["H"], counts["W"], counts.get("T", 1))
+
+    def count(self, sizes: Mapping[str, int]) -> int:
+        """The number of tokens at given sizes of the input axes."""
+        return self.grid(sizes).cells + self.extra
 
 
 def token_axis(dims: Sequence[Dim], batch: Dim) -> TokenAxis | None:
@@ -123,6 +129,21 @@ class _Seen:
     orders: dict[Key, Order | None]
     maps: dict[Key, tuple[Dim, ...]]
     ran: ImagePass | None = None
+
+
+class _KnownResponses:
+    """The responses of tensors, found once of a tensor that several modules return, as layers without effect do."""
+
+    def __init__(self) -> None:
+        self._known = ByTensor[tuple[tuple[int, int, int], Responses]]()
+
+    def of(self, tensor: torch.Tensor, token: TokenAxis) -> Responses:
+        known, form = self._known.get(tensor), (token.batch, token.axis, times_written(tensor))
+        if known is not None and known[0] == form and not tensor.is_inference():  # which does not tell what is written
+            return known[1]
+        found = responses(tensor.movedim((token.batch, token.axis), (0, 1)).flatten(2))
+        self._known.put(tensor, (form, found))
+        return found
 
 
 @dataclass(frozen=True)
@@ -217,16 +238,15 @@ class Ordering:
         """Token orders and map axes, from one run on test images at given sizes."""
         seen, images, centres = _Seen({}, {}), images_for(self.axes), _centres(self.axes)
         answers: dict[Key, Responses] = {}  # evaluated after the run, since function modes slow down what runs in it
+        known = _KnownResponses()
 
         def note(key: Key, tensor: torch.Tensor) -> None:
             if key in maps:
                 seen.maps[key] = maps[key].as_seen(tensor, images)
                 return
             token = tokens[key]
-            grid = token.grid(sizes)
-            listed = tensor.movedim((token.batch, token.axis), (0, 1)).flatten(2)
-            if listed.shape[:2] == (images, grid.cells + token.extra):
-                answers[key] = responses(listed)
+            if (tensor.shape[token.batch], tensor.shape[token.axis]) == (images, token.count(sizes)):
+                answers[key] = known.of(tensor, token)
 
         model = eval_copy(self.module)
         keys = [*tokens, *maps]
@@ -239,11 +259,14 @@ class Ordering:
         for key in keys:
             if isinstance(key, int):
                 note(key, outputs[key])
+        orders: dict[tuple[int, Grid], Order | None] = {}
         for key, answer in answers.items():
             grid = tokens[key].grid(sizes)
             small = min(grid.height, grid.width) < 2
             alone = small and not tokens[key].extra
-            seen.orders[key] = ("rows", 0) if alone else order_of_tokens(answer, grid, centres)
+            if (id(answer), grid) not in orders:
+                orders[id(answer), grid] = None if alone else order_of_tokens(answer, grid, centres)
+            seen.orders[key] = ("rows", 0) if alone else orders[id(answer), grid]
         shapes = tuple(tuple(output.shape) for output in outputs)
         return _Seen(seen.orders, seen.maps, ImagePass({**sizes, "B": images}, tree, shapes))
 
