@@ -69,8 +69,10 @@ def test_a_vector_made_of_the_last_token_is_known_and_served_by_the_last_that_co
     old, new = Pooled(LAST[way]), Causal(6).eval()
     spec = aa.capture(old, (IDS, MASK)).outputs.leaves[0]
     assert spec.last_token
+    assert not spec.first_token
     assert aa.TensorSpec.parse(spec.in_full).last_token
     net = aa.adapt(new, like=old, inputs=(IDS, MASK)).eval()
+    assert "first" not in net.plan.routes[0].remark
     last = new(IDS, MASK)[torch.arange(3), MASK.sum(1) - 1]
     torch.testing.assert_close(net(IDS, MASK), net.adapters["output"](last))
     torch.testing.assert_close(net(IDS[1:2, :6], MASK[1:2, :6]), net(IDS, MASK)[1:2])
@@ -83,8 +85,10 @@ def test_a_vector_made_of_the_last_token_is_known_and_served_by_the_last_that_co
 @pytest.mark.parametrize("way", OTHERS)
 def test_vectors_made_of_other_tokens_are_made_as_before(way):
     old = Pooled(OTHERS[way])
-    assert not aa.capture(old, (IDS, MASK)).outputs.leaves[0].last_token
-    assert "mean over 1" in str(aa.adapt(Causal(6), like=old, inputs=(IDS, MASK)).plan)
+    spec, plan = aa.capture(old, (IDS, MASK)).outputs.leaves[0], aa.adapt(Causal(6), like=old, inputs=(IDS, MASK)).plan
+    assert (spec.last_token, spec.first_token) == (False, way == "first")
+    assert "mean over 1" in str(plan)
+    assert ("first" in plan.routes[0].remark) == (way == "first")
 
 
 FIRST = {
@@ -104,13 +108,6 @@ def test_a_mean_of_tokens_for_a_vector_made_of_the_first_alone_is_said(way):
     told = "averaged over N: a mean of its tokens, while the old vector was made of the first token alone"
     assert aa.adapt(Causal(6), like=old, inputs=(IDS, MASK)).plan.routes[0].remark == told
     assert not aa.adapt(Pooled(FIRST[way], 6), like=old, inputs=(IDS, MASK)).plan.routes[0].remark
-
-
-@pytest.mark.parametrize("way", [way for way in (*OTHERS, *LAST) if way != "first"])
-def test_nothing_is_said_of_first_tokens_where_the_vector_was_made_of_others(way):
-    old = Pooled({**OTHERS, **LAST}[way])
-    assert not aa.capture(old, (IDS, MASK)).outputs.leaves[0].first_token
-    assert "first" not in aa.adapt(Causal(6), like=old, inputs=(IDS, MASK)).plan.routes[0].remark
 
 
 @pytest.mark.slow

@@ -147,8 +147,9 @@ class Broadcasting(Attending):
         return y + nn.functional.scaled_dot_product_attention(y, y, y, attn_mask=shown)
 
 
-@pytest.mark.parametrize("own", ["numbers", "inverted"])
-@pytest.mark.parametrize("given", ["added", "heads", "numbers", "inverted"])
+@pytest.mark.parametrize(
+    ("given", "own"), [("added", "numbers"), ("heads", "inverted"), ("numbers", "inverted"), ("inverted", "numbers")]
+)
 def test_a_mask_that_makes_other_axes_of_what_comes_out_is_given_in_another_form(given, own):
     new = Broadcasting(6, own).eval()
     net = aa.adapt(new, like=Broadcasting(4, given).eval(), inputs=(TOKENS, MASKS[given]))
