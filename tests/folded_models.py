@@ -15,7 +15,7 @@ SMP = ["Unet", "UnetPlusPlus", "FPN", "DeepLabV3Plus", "DeepLabV3", "MAnet", "PA
 
 
 def segmenter(name):
-    return getattr(smp, name)("resnet34", encoder_weights=None, classes=3), "encoder"
+    return getattr(smp, name)("resnet18", encoder_weights=None, classes=3), "encoder"
 
 
 def torchvision_segmenter(name):
