@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from autoadapt.errors import BuildError
-from autoadapt.swapping.folding import fold
+from autoadapt.swapping.folding import fold, settling
 
 SIZES = (32, 36, 52)
 
@@ -236,6 +236,20 @@ def test_a_level_whose_number_of_channels_is_read_otherwise_keeps_it(function, w
     assert (stay.output, stay.reader) == ("1", "what reads its shape")
     assert why in stay.why
     assert_alike(folded(X), model(X))
+
+
+def test_a_search_follows_the_same_outputs_in_each_run_once(monkeypatch):
+    asked, follow = [], settling.readings
+
+    def noted(model, path, call, levels, fronts, *, wide, in_training):
+        asked.append((call, tuple(levels), frozenset(fronts), str(wide), in_training))
+        return follow(model, path, call, levels, fronts, wide=wide, in_training=in_training)
+
+    monkeypatch.setattr(settling, "readings", noted)
+    model = adapted(OfAll(lambda level: level.stride(0) / level.stride(1)), 6, 7)
+    assert fold(model, inputs=X).backbone.folded.stays
+    assert len({levels for _, levels, *_ in asked}) > 2
+    assert len(asked) == len(set(asked))
 
 
 class Placed(nn.Module):

@@ -12,7 +12,7 @@ from autoadapt.adapting.building import AdaptedModule, edits
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.arguments import bind, told_example
 from autoadapt.contracts.capturing.regions import RegionPath
-from autoadapt.contracts.costs import multiply_adds_by_part, multiply_adds_of
+from autoadapt.contracts.costs import multiply_adds_by_part
 from autoadapt.contracts.instances import check_module
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.views import eval_copy, within_wrapper
@@ -99,10 +99,11 @@ def folded_as_far(work: Settling, wanted: Sequence[str], *, may_be_heavier: bool
         settled = work.settle(wanted, kept, wide)
         if not settled.levels:
             return settled, None
-        made = work.made(settled)
-        fault = _fault(work, made, may_be_heavier)
+        fault = work.faults.get((id(settled.found), may_be_heavier), "")
         if not fault:
-            return settled, made
+            made, fault = _made(work, settled, may_be_heavier)
+            if not fault:
+                return settled, made
         found = {level: _alone(work, level, may_be_heavier) for level in settled.levels}
         before = dict(wide)
         wide |= {level: names for level, (names, why) in found.items() if names and not why}
@@ -123,7 +124,9 @@ def _alone(work: Settling, level: str, may_be_heavier: bool) -> tuple[frozenset[
         if not settled.levels or settled.found.calls == before:
             continue
         before = settled.found.calls
-        fault = _fault(work, work.made(settled), may_be_heavier)
+        fault = work.faults.get((id(settled.found), may_be_heavier))
+        if fault is None:
+            _, fault = _made(work, settled, may_be_heavier)
         if not fault:
             return names, ""
         if fault.startswith(_HEAVIER):
@@ -132,13 +135,19 @@ def _alone(work: Settling, level: str, may_be_heavier: bool) -> tuple[frozenset[
     return frozenset(), first
 
 
+def _made(work: Settling, settled: Settled, may_be_heavier: bool) -> tuple[nn.Module, str]:
+    """The folded model, and what is wrong with it, which is kept: searches meet the same readings again."""
+    made = work.made(settled)
+    fault = work.faults[id(settled.found), may_be_heavier] = _fault(work, made, may_be_heavier)
+    return made, fault
+
+
 def _fault(work: Settling, made: nn.Module, may_be_heavier: bool) -> str:
     """What is wrong with a folded model, which is told what it costs; empty for one that is right."""
     net: Any = made.get_submodule(work.path)
     readers = {one.paths[0]: one for one in net.folded.readers}
     try:
-        plain, folded = (eval_copy(one) for one in (work.model, made))
-        before, parts = multiply_adds_of(plain, work.given), multiply_adds_by_part(folded, work.given, readers)
+        before, parts = work.multiply_adds, multiply_adds_by_part(eval_copy(made), work.given, readers)
     except Exception:  # it does not run, which is said below
         before, parts = 0, dict.fromkeys(("", *readers), 0)
     after, of_ones = parts[""], sum(parts[path] * one.ones // one.channels for path, one in readers.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
@@ -14,8 +14,9 @@ from autoadapt.adapting.building import AdaptedModule, own_attributes, with_plan
 from autoadapt.adapting.operations import Ones, Operation, Project, specs_along
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.costs import multiply_adds_of
 from autoadapt.contracts.signature import TensorSpec
-from autoadapt.contracts.views import aliased, copy_module
+from autoadapt.contracts.views import aliased, copy_module, eval_copy
 from autoadapt.errors import AdaptError
 from autoadapt.swapping.folding.attention import attention_of, opened
 from autoadapt.swapping.folding.foldings import Folding, Front, Reader, Stay, next_number, put_layers
@@ -75,6 +76,15 @@ class Settling:
     runs: Sequence[Run]
     is_untrained: bool = False
     """Whether readers start from new weights in place of the merged ones."""
+    faults: dict[tuple[int, bool], str] = field(default_factory=dict)
+    """What is wrong with folding by certain readings, by their `id` and whether the model may be heavier."""
+    _seen: dict[object, Readings] = field(default_factory=dict)
+    """The readings of all runs, which are the same for the same outputs."""
+
+    @cached_property
+    def multiply_adds(self) -> int:
+        """What the example call costs before anything is folded."""
+        return multiply_adds_of(eval_copy(self.model), self.given)
 
     @cached_property
     def opened(self) -> nn.Module:
@@ -111,15 +121,18 @@ class Settling:
                 del levels[level]
 
     def _readings(self, levels: Mapping[str, Statement], fronts: Collection[str], wide: Wide) -> Readings:
-        found: Readings | None = None
-        for run in self.runs:
-            seen = readings(self.opened, self.path, run.call, levels, fronts, wide=wide, in_training=run.in_training)
-            if found is None:
-                found = seen
-            else:
+        named = {level: frozenset(wide[level]) for level in levels if wide.get(level)}
+        key = tuple(levels), frozenset(fronts), frozenset(named.items())
+        if key not in self._seen:
+            given = self.opened, self.path
+            found, *others = (
+                readings(*given, run.call, dict(levels), fronts, wide=named, in_training=run.in_training)
+                for run in self.runs
+            )
+            for seen in others:
                 found.merge(seen)
-        assert found is not None, "there is an example call"
-        return found
+            self._seen[key] = found
+        return self._seen[key]
 
     def _statement(self, route: Route) -> Statement:
         axis = _channel_axis(route)
