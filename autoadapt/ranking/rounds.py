@@ -38,7 +38,7 @@ def carried_out(
         yield from (_noted(candidate, place, journal) for candidate in unknown)
         return
     by_name = {candidate.name: candidate for candidate in candidates}
-    for row in _by_workers(unknown, place, engine, tell):
+    for row in _by_workers(unknown, place, engine, tell, until):
         journal.end(by_name[row.source], row)
         yield row
 
@@ -63,9 +63,9 @@ def _noted(candidate: Candidate, place: Place, journal: Journal) -> Ranked:
 
 
 def _by_workers(
-    candidates: Iterable[Candidate], place: Place, engine: Engine, tell: Callable[[str], None]
+    candidates: Iterable[Candidate], place: Place, engine: Engine, tell: Callable[[str], None], until: float
 ) -> Iterator[Ranked]:
-    """All of them, then those whose worker died, one at a time.
+    """All of them, then those whose worker died, one at a time, as long as there is time.
 
     A death that may have been a neighbour's does not count: such a candidate has its two tries alone.
     """
@@ -80,6 +80,8 @@ def _by_workers(
             yield _deadly(task, outcome)
     yield from staying
     for one, tries in lost:
+        if time.monotonic() >= until:
+            return
         yield _alone(one, tries, place, engine, tell)
 
 

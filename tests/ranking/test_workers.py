@@ -58,10 +58,11 @@ class FakeEngine:
             yield task, Ranked(source=task.name) if fate == "o" else lost
 
 
-def carried(engine: FakeEngine, state: Path | None = None) -> dict[str, str]:
+def carried(engine: FakeEngine, state: Path | None = None, until: float = float("inf")) -> dict[str, str]:
     place: Any = SimpleNamespace(images=0)
     candidates = find_candidates([f"timm:{name}" for name in ("a", "b", "c")])
-    return {row.source: row.refused for row in carried_out(candidates, place, Journal(state, {}), engine)}
+    rows = carried_out(candidates, place, Journal(state, {}), engine, until=until)
+    return {row.source: row.refused for row in rows}
 
 
 def test_a_lost_candidate_is_tried_once_more_alone_and_then_given_up(tmp_path: Path) -> None:
@@ -79,6 +80,14 @@ def test_a_death_that_may_be_a_neighbours_leaves_a_candidate_its_two_tries() -> 
     said = "its worker died each time it was tried: SIGKILL(-9)"
     assert carried(engine) == {"timm:a": "", "timm:b": said, "timm:c": ""}
     assert engine.rounds[1:] == [["timm:a"], ["timm:a"], ["timm:b"], ["timm:b"], ["timm:c"]]
+
+
+def test_a_lost_candidate_is_not_tried_once_more_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(9))  # looked at before each candidate, before the end, and before each one that was lost
+    monkeypatch.setattr("autoadapt.ranking.rounds.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    engine = FakeEngine({"timm:a": "xo", "timm:b": "xo", "timm:c": "o"})
+    assert carried(engine, until=4) == {"timm:a": "", "timm:c": ""}
+    assert engine.rounds[1:] == [["timm:a"]]
 
 
 def test_what_an_engine_has_tried_again_itself_is_not_tried_once_more() -> None:
