@@ -23,8 +23,10 @@ def dask_workers(jobs: int | None = None) -> Iterator[None]:
         import dask
         import joblib
         from distributed import Client, LocalCluster
-    # A task whose worker dies is not tried on three more workers: `rank` tries it once more, alone.
-    told = {"distributed.scheduler.allowed-failures": 0}
+    # A task whose worker dies is not tried on three more workers: `rank` tries it once more, alone. A worker that is
+    # started again imports torch before it answers, for which 15 seconds are too few on a busy machine or a slow disk:
+    # the cluster would give it up for good, and `rank` wait for ever for one without workers.
+    told = {"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "1h"}
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(told))
         address = dask.config.get("scheduler-address", None)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -169,6 +170,21 @@ def test_workers_that_die_cost_their_candidate_alone_and_the_others_are_as_in_on
     assert [row.model_dump(exclude=measured) for row in rows.values()] == [
         row.model_dump(exclude=measured) for row in alone.rows
     ]
+
+
+@pytest.mark.guest
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_of_dask_may_take_long_to_come_back() -> None:
+    guest("distributed")
+    import dask
+    from distributed import get_client
+
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}), dask_workers(1):
+        client = get_client()
+        [(address, first)] = client.run(os.getpid).items()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: address not in client.ncores(), seconds=60)
+        assert client.submit(os.getpid, pure=False).result(timeout=100) != first
 
 
 def commands() -> list[str]:
