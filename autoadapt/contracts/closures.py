@@ -14,14 +14,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
+from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.instances import contents_of, parts_of
 
 _PLAIN = (str, bytes, int, float, type(None), type, types.ModuleType, types.BuiltinFunctionType, types.CodeType)
 _NUMBERS = frozenset({bool, int, float, str, type(None)})
 _EMPTY = frozenset({dict, OrderedDict, list, set})
 _CONTAINERS = (dict, list, set, deque)
+_WITHOUT = frozenset({MadeByHand, fx.Graph})
+"""Plans and other facts hold no functions, and graphs none that are replaced; each holds hundreds of objects."""
 _KEPT_APART = ("_parameters", "_buffers", "_modules")
 _LARGEST = 10_000
 """Containers of more entries are data, and hold no part of a module."""
@@ -135,11 +138,13 @@ class Closures:
 
 
 def _attributes(module: nn.Module) -> Iterator[Any]:
-    """The attributes of all submodules that may hold a function: no numbers, texts or empty containers."""
+    """The attributes of all submodules that may hold a function: no numbers, texts, facts or empty containers."""
     for part in parts_of(module):
         for name, value in vars(part).items():
             kind = type(value)
             if kind in _NUMBERS or (kind in _EMPTY and not value) or name in _KEPT_APART:
+                continue
+            if not _WITHOUT.isdisjoint(kind.__mro__):
                 continue
             if kind is not tuple or not all(type(one) in _NUMBERS for one in value):
                 yield value

@@ -13,6 +13,7 @@ from torch import fx, nn
 from transformers.modeling_outputs import BackboneOutput
 
 import autoadapt as aa
+from autoadapt.contracts import closures
 from autoadapt.contracts.trees import flatten
 
 
@@ -138,6 +139,15 @@ def test_a_deepcopy_has_weights_of_its_own_for_an_average_of_models():
         for parameter in net.parameters():
             parameter.zero_()
     assert torch.equal(average.module(image())[1]["p2"], before)
+
+
+def test_no_copy_searches_the_plan_and_the_graph_for_functions(monkeypatch):
+    net, searched, within = sound(), [], closures._within
+    net.function = lambda: net.plan
+    monkeypatch.setattr(closures, "_within", lambda value: searched.append(value) or within(value))
+    copy.deepcopy(net)
+    assert net.function in searched
+    assert not any(one is net.plan or one is net.graph for one in searched)
 
 
 def test_a_whole_module_saved_by_torch_comes_back(tmp_path):
