@@ -99,6 +99,32 @@ def test_cells_that_are_regrouped_or_sliced_are_followed():
     ]
 
 
+class Merged(nn.Module):
+    """Tokens of 24 channels in rows of cells, of which four become one, as transformers' Swin merges patches."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.mix = nn.Conv2d(3, 24, 4, stride=4), nn.Linear(24, 24)
+        self.merge = nn.Linear(96, 48)
+
+    def forward(self, x):
+        made = self.patches(x)
+        batch, channels, height, width = made.shape
+        tokens = made.flatten(2).transpose(1, 2)
+        tokens = tokens + self.mix(self.mix(tokens).relu())
+        cells = tokens.view(batch, height, width, channels)
+        parts = [cells[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
+        merged = self.merge(torch.cat(parts, -1).view(batch, -1, 4 * channels))
+        return merged.view(batch, height // 2, width // 2, 48).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("size", [(96, 128), (128, 96), (96, 96), (64, 64)])
+def test_as_many_channels_as_rows_or_columns_are_not_taken_for_these(size):
+    """At 96 pixels there are 24 rows: of three axes of 24, the one of channels was taken for one of cells."""
+    (leaf,) = aa.capture(Merged(), torch.zeros(1, 3, *size)).outputs.leaves
+    assert {one.axis: str(one) for one in leaf.centres} == {"H": "3.5 + 8 i", "W": "3.5 + 8 i"}
+
+
 def test_points_that_are_picked_have_no_centres():
     class Picked(nn.Module):
         def forward(self, x):

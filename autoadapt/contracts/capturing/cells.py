@@ -1,10 +1,11 @@
-"""Cells: the centres of each tensor's cells as a spec states them, where all runs agree on them."""
+"""Cells: the centres of each tensor's cells as a spec states them, where the runs agree on them."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
-from autoadapt.contracts.capturing.centres import Grid
+from autoadapt.contracts.capturing.cell_axes import Grid
 from autoadapt.contracts.capturing.inner_leaves import InnerKey
 from autoadapt.contracts.capturing.probing import Observation
 from autoadapt.contracts.dims import Dim, leading_and_product
@@ -15,7 +16,7 @@ Run = tuple[Mapping[str, int], Observation]
 
 
 def output_centres(outputs: Sequence[Sequence[Dim]], runs: Sequence[Run]) -> list[tuple[Centres, ...]]:
-    """For each output the centres on which all runs agree.
+    """For each output the centres on which the runs agree.
 
     Args:
         outputs: The dims of each output.
@@ -68,5 +69,15 @@ def _centres(dims: Sequence[Dim], grid: Grid, sizes: Mapping[str, int]) -> tuple
 
 
 def _agreed(told: Sequence[tuple[Centres, ...]]) -> tuple[Centres, ...]:
-    """The centres that are the same in all runs; they differ where padding depends on the size."""
-    return tuple(one for one in told[0] if all(one in others for others in told[1:])) if told else ()
+    """The centres that are the same in all runs which tell them, at least half of all.
+
+    They differ where padding depends on the size. A run tells none where a map had as many rows and columns as
+    channels, so that its axes could not be told apart.
+    """
+    if not told or all(one == told[0] for one in told[1:]):
+        return told[0] if told else ()
+    by_axis: dict[str, list[Centres]] = {}
+    for one in itertools.chain.from_iterable(told):
+        by_axis.setdefault(one.axis, []).append(one)
+    alike = [ones for _, ones in sorted(by_axis.items()) if all(one == ones[0] for one in ones)]
+    return tuple(ones[0] for ones in alike if 2 * len(ones) >= len(told))

@@ -11,9 +11,9 @@ the operations that torch runs, on the meta device as well.
 from __future__ import annotations
 
 import functools
-import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, TypeAlias
 
@@ -21,47 +21,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoadapt.contracts.capturing.by_tensor import ByTensor
+from autoadapt.contracts.capturing.cell_axes import Cells, Grid, listing_axes
 from autoadapt.contracts.capturing.class_tokens import class_tokens_followed
 from autoadapt.contracts.capturing.end_tokens import end_tokens_followed
 from autoadapt.contracts.capturing.value_bounds import CLAMPING, value_bounds_followed
-
-
-@dataclass(frozen=True)
-class Cells:
-    """The cells along one axis of the input."""
-
-    first: Fraction
-    """Centre of the first cell, in input cells counted from 0."""
-    step: Fraction
-    """From one centre to the next, in input cells."""
-    count: int
-    coarsest: Fraction = field(default=Fraction(1), compare=False)
-    """The largest step of any map that they were computed from; where a decoder joins maps, the finest decides."""
-
-    def read(self, *, start: Fraction | int, step: Fraction | int, count: int) -> Cells:
-        """The cells of a result: the first lies `start` cells behind the first one here, each next one `step` cells."""
-        if step == 1 and not start and count == self.count:
-            return self  # the commonest case, and fractions are slow
-        first = self.first + self.step * start if start else self.first
-        if step == 1:
-            return Cells(first, self.step, count, self.coarsest)
-        made = self.step * step
-        return Cells(first, made, count, max(made, self.coarsest))
-
-    def grouped(self, count: int) -> Cells:
-        """The same extent divided into another number of equal cells."""
-        if count == self.count:
-            return self
-        ratio = Fraction(self.count, count)
-        return self.read(start=(ratio - 1) / 2, step=ratio, count=count)
-
-    def is_regrouped(self, count: int) -> bool:
-        """Whether so many cells may be groups or parts of these, as where reshaping cuts patches."""
-        return Fraction(count, self.count) in RATIOS
-
-
-Grid: TypeAlias = Mapping[str, Cells]
-"""The cells of a tensor, by input axis."""
 
 Tensors: TypeAlias = Sequence[torch.Tensor]
 
@@ -83,9 +46,11 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.class_tokens, self.bounds = class_tokens_followed(), value_bounds_followed()
         self.end_tokens = end_tokens_followed(self._sequence)
         self._lengths: set[int] = set()
+        self._names: dict[str, None] = {}
         for tensor, names in inputs:
-            sizes = {name: size for name, size in zip(names, tensor.shape, strict=True) if name and name[0] != "B"}
+            sizes = {name: size for name, size in zip(names, tensor.shape, strict=True) if name and name[0] not in "BC"}
             self._grids.put(tensor, {name: Cells(Fraction(0), Fraction(1), size) for name, size in sizes.items()})
+            self._names |= dict.fromkeys(sizes)
             self._lengths |= {size for name, size in sizes.items() if name[0] in "NT" and "H" not in sizes}
 
     def grid(self, tensor: torch.Tensor) -> Grid:
@@ -120,7 +85,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _sequence(self, tensor: torch.Tensor) -> list[int]:
         """The axes that list tokens or frames; else those of the same size, as behind recurrent layers."""
-        axes, _ = _axes(self.grid(tensor), tensor.shape, range(tensor.dim()))
+        axes, _ = listing_axes(self.grid(tensor), tensor.shape, range(tensor.dim()))
         known = [axis for axis, name in axes.items() if name[0] in "NT"]
         return known or [axis for axis, size in enumerate(tensor.shape) if size in self._lengths]
 
@@ -138,7 +103,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif name in _ALONG:
                 grid = self._along(_ALONG[name], named, output, number)
             elif name in _TRANSFORMS:
-                axes, known = _axes(self.grid(given[0]), given[0].shape, range(given[0].dim()))
+                axes, known = listing_axes(self.grid(given[0]), given[0].shape, range(given[0].dim()))
                 mixed = {axes.get(axis % given[0].dim()) for axis in named["dim"]}
                 grid = {axis: cells for axis, cells in known.items() if axis not in mixed}
             else:
@@ -152,11 +117,11 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Convolutions, poolings, interpolation and padding, along the last axes."""
         grid = self.grid(read)
         if output.dim() != read.dim():
-            axes, known = _axes(grid, read.shape, range(read.dim() - _spatial_count(named, read), read.dim()))
+            axes, known = listing_axes(grid, read.shape, range(read.dim() - _spatial_count(named, read), read.dim()))
             return {**known} | {name: rule(known[name], axis - read.dim(), named, 0) for axis, name in axes.items()}
         changed = [axis for axis in range(read.dim()) if output.shape[axis] != read.shape[axis]]
         count = read.dim() if "pad" in named else _spatial_count(named, read)
-        axes, known = _axes(grid, read.shape, range(read.dim() - count, read.dim()))
+        axes, known = listing_axes(grid, read.shape, range(read.dim() - count, read.dim()))
         if "pad" in named:
             axes = {axis: name for axis, name in axes.items() if axis in changed}
         moved = {name: rule(known[name], axis - read.dim(), named, output.shape[axis]) for axis, name in axes.items()}
@@ -166,7 +131,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Slicing, splitting, or selecting along one axis."""
         read: torch.Tensor = named["self"]
         axis = named["dim"] % read.dim()
-        axes, known = _axes(self.grid(read), read.shape, range(read.dim()))
+        axes, known = listing_axes(self.grid(read), read.shape, range(read.dim()))
         if axis not in axes:
             return self.grid(read)
         rest = {name: cells for name, cells in known.items() if name != axes[axis]}
@@ -180,8 +145,9 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         Of tensors that were computed from maps of different scales, as a decoder joins them, the finest decide.
         """
         found: dict[str, Cells] = {}
-        for name in dict.fromkeys(name for grid in grids for name in grid):
-            told = [grid[name] for grid in grids if name in grid]
+        for name in self._names:
+            if not (told := [grid[name] for grid in grids if name in grid]):
+                continue
             fitting = [cells for cells in told if cells.count in output.shape] or told
             alike = [cells for cells in fitting if (cells.count, cells.step) == (fitting[0].count, fitting[0].step)]
             finest = min(cells.coarsest for cells in alike)
@@ -212,9 +178,15 @@ _PRODUCTS = {"mm": "self", "bmm": "self", "addmm": "mat1", "baddbmm": "batch1"}
 
 
 def _unmixed(grid: Grid, left: torch.Tensor) -> Grid:
-    """The cells along axes that a product does not sum over: those of the left matrix' last axis are mixed."""
-    mixed = left.shape[-1] if list(left.shape).count(left.shape[-1]) == 1 else -1
-    return {name: cells for name, cells in grid.items() if cells.count != mixed}
+    """The cells along axes that a product does not sum over: those of the left matrix' last axis are mixed.
+
+    That axis lists channels, even as many as there are cells along an axis, where all cells are in the axes before it.
+    """
+    *before, last = left.shape
+    all_cells = math.prod(cells.count for cells in grid.values())
+    if last in before or (all_cells and math.prod(before) % all_cells == 0):
+        return grid
+    return {name: cells for name, cells in grid.items() if cells.count != last}
 
 
 def _left(grid: Grid, given: Sequence[torch.Tensor], output: torch.Tensor) -> Grid:
@@ -239,34 +211,6 @@ def _schema(func: Any) -> tuple[tuple[str, ...], Mapping[str, Any]]:
     known = func._schema.arguments
     defaults = {argument.name: argument.default_value for argument in known if argument.has_default_value()}
     return tuple(argument.name for argument in known), defaults
-
-
-def _axes(grid: Grid, shape: Sequence[int], among: Iterable[int]) -> tuple[dict[int, str], dict[str, Cells]]:
-    """Which axes of a tensor list the cells of which input axes, and these cells.
-
-    An axis is recognised by its number of cells, the last one where several fit. Where none fits, but all would if
-    cells were grouped or divided by one ratio, reshaping has regrouped them, as it cuts patches.
-    """
-    among, cells = list(among), dict(grid)
-    for ratio in RATIOS:
-        if axes := _found(among, shape, {name: one.count * ratio for name, one in grid.items()}):
-            return axes, {name: grid[name].grouped(shape[axis]) for axis, name in axes.items()}
-    for count in range(len(grid) - 1, 0, -1):
-        for names in itertools.combinations(grid, count):
-            if axes := _found(among, shape, {name: grid[name].count for name in names}):
-                return axes, cells
-    return {}, cells
-
-
-def _found(among: Sequence[int], shape: Sequence[int], wanted: Mapping[str, Fraction | int]) -> dict[int, str]:
-    """The last axes of these sizes, in this order; empty where there are none."""
-    for axes in reversed(list(itertools.combinations(among, len(wanted)))):
-        if [shape[axis] for axis in axes] == list(wanted.values()):
-            return dict(zip(axes, wanted, strict=True))
-    return {}
-
-
-RATIOS: tuple[Fraction | int, ...] = (1, *(Fraction(1, n) for n in (2, 4, 8, 3, 16, 7, 14)), *map(Fraction, (2, 4, 8)))
 
 
 def _spatial_count(named: Mapping[str, Any], read: torch.Tensor) -> int:

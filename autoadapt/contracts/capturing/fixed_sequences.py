@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from autoadapt.contracts.capturing.centres import Cells
+from autoadapt.contracts.capturing.cell_axes import Cells
 from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.inner_leaves import InnerKey
 from autoadapt.contracts.capturing.probing import Observation

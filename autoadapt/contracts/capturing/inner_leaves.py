@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import torch
 
-from autoadapt.contracts.capturing.centres import Grid
+from autoadapt.contracts.capturing.cell_axes import Grid
 
 Shape: TypeAlias = tuple[int, ...]
 InnerKey: TypeAlias = tuple[str, int, str]

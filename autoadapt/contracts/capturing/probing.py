@@ -14,7 +14,8 @@ from torch import nn
 from autoadapt.contracts.allocations import MOST_INVENTED, in_words
 from autoadapt.contracts.caches import OutsideCaches, apart
 from autoadapt.contracts.capturing.arguments import Arguments
-from autoadapt.contracts.capturing.centres import CentresFollowed, Grid
+from autoadapt.contracts.capturing.cell_axes import Grid
+from autoadapt.contracts.capturing.centres import CentresFollowed
 from autoadapt.contracts.capturing.class_tokens import ALONE
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.devices import device_of, on_meta_device

@@ -1,0 +1,88 @@
+"""Cells along the axes of an input, and the axes of a tensor that list them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TypeAlias
+
+RATIOS: tuple[Fraction | int, ...] = (1, *(Fraction(1, n) for n in (2, 4, 8, 3, 16, 7, 14)), *map(Fraction, (2, 4, 8)))
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells along one axis of the input."""
+
+    first: Fraction
+    """Centre of the first cell, in input cells counted from 0."""
+    step: Fraction
+    """From one centre to the next, in input cells."""
+    count: int
+    coarsest: Fraction = field(default=Fraction(1), compare=False)
+    """The largest step of any map that they were computed from; where a decoder joins maps, the finest decides."""
+
+    def read(self, *, start: Fraction | int, step: Fraction | int, count: int) -> Cells:
+        """The cells of a result: the first lies `start` cells behind the first one here, each next one `step` cells."""
+        if step == 1 and not start and count == self.count:
+            return self  # the commonest case, and fractions are slow
+        first = self.first + self.step * start if start else self.first
+        if step == 1:
+            return Cells(first, self.step, count, self.coarsest)
+        made = self.step * step
+        return Cells(first, made, count, max(made, self.coarsest))
+
+    def grouped(self, count: int) -> Cells:
+        """The same extent divided into another number of equal cells."""
+        if count == self.count:
+            return self
+        ratio = Fraction(self.count, count)
+        return self.read(start=(ratio - 1) / 2, step=ratio, count=count)
+
+    def is_regrouped(self, count: int) -> bool:
+        """Whether so many cells may be groups or parts of these, as where reshaping cuts patches."""
+        return Fraction(count, self.count) in RATIOS
+
+
+Grid: TypeAlias = Mapping[str, Cells]
+"""The cells of a tensor, by input axis."""
+
+
+def listing_axes(grid: Grid, shape: Sequence[int], among: Iterable[int]) -> tuple[dict[int, str], dict[str, Cells]]:
+    """Which axes of a tensor list the cells of which input axes, and these cells.
+
+    An axis is recognised by its number of cells. Where several fit, as where a map has as many channels as columns,
+    those are taken that stand next to each other, the last of them. Where none fits, but all would if cells were
+    grouped or divided by one ratio, reshaping has regrouped them, as it cuts patches.
+
+    Args:
+        grid: The cells of the tensor, by input axis.
+        shape: Its shape.
+        among: The axes of the tensor that are looked at.
+    """
+    among, cells = list(among), dict(grid)
+    for ratio in RATIOS:
+        if axes := _found(among, shape, {name: one.count * ratio for name, one in grid.items()}):
+            return axes, {name: grid[name].grouped(shape[axis]) for axis, name in axes.items()}
+    for count in range(len(grid) - 1, 0, -1):
+        for names in itertools.combinations(grid, count):
+            if axes := _found(among, shape, {name: grid[name].count for name in names}):
+                return axes, cells
+    return {}, cells
+
+
+def _found(among: Sequence[int], shape: Sequence[int], wanted: Mapping[str, Fraction | int]) -> dict[int, str]:
+    """The closest and last axes of these sizes, in this order; empty where there are none."""
+    for axes in _closest_first(tuple(among), len(wanted)):
+        if [shape[axis] for axis in axes] == list(wanted.values()):
+            return dict(zip(axes, wanted, strict=True))
+    return {}
+
+
+@functools.cache
+def _closest_first(among: tuple[int, ...], count: int) -> tuple[tuple[int, ...], ...]:
+    """The choices of so many of the axes: those with the fewest others between them first, of these the last first."""
+    last_first = reversed(list(itertools.combinations(among, count)))
+    return tuple(sorted(last_first, key=lambda axes: axes[-1] - axes[0] if axes else 0))
