@@ -11,7 +11,15 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from transformers import ResNetConfig, UperNetConfig, UperNetForSemanticSegmentation
+from transformers import (
+    BertConfig,
+    BertModel,
+    ResNetConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
 
 import autoadapt as aa
 from autoadapt.swapping import swap
@@ -111,7 +119,16 @@ def test_a_transformers_backbone_is_replaced_with_its_names_types_and_hidden_sta
     old = upernet().backbone
     asked = {"output_hidden_states": True, "output_attentions": True}
     net = aa.adapt(plain(), like=old, inputs={"pixel_values": IMAGES, **asked})
-    for name in ("channels", "out_features", "out_indices", "stage_names", "num_features", "backbone_type"):
+    facts = (
+        "channels",
+        "out_features",
+        "out_indices",
+        "stage_names",
+        "num_features",
+        "backbone_type",
+        "main_input_name",
+    )
+    for name in facts:
         assert getattr(net, name) == getattr(old, name)
     images = torch.randn(2, 3, 96, 64)
     found, wanted = net(images, **asked), old(images, **asked)
@@ -121,3 +138,17 @@ def test_a_transformers_backbone_is_replaced_with_its_names_types_and_hidden_sta
         assert [level.shape for level in found[key]] == [level.shape for level in wanted[key]]
     assert len(found.hidden_states) == len(net.stage_names)
     assert found.attentions is None
+
+
+@pytest.mark.slow
+def test_what_writes_token_by_token_goes_on_writing_with_another_encoder():
+    """`generate` asks the encoder how its first argument is called."""
+    sizes = {"num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=16, **sizes))
+    new = BertModel(BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+    ids = torch.randint(2, 50, (2, 7))
+    model = swap(model, "encoder", new, inputs={"input_ids": ids, "decoder_input_ids": ids[:, :3]}).eval()
+    with torch.no_grad():
+        first = model(input_ids=ids, decoder_input_ids=ids[:, :1] * 0).logits[:, -1].argmax(-1)
+        written = model.generate(input_ids=ids, max_new_tokens=3, do_sample=False)
+    assert torch.equal(written[:, 1], first)

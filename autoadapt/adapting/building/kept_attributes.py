@@ -15,6 +15,7 @@ _FACTS = (
     "channels",
     "feature_channels",
     "feature_info",
+    "main_input_name",
     "num_channels",
     "num_features",
     "out_channels",
