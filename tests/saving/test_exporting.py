@@ -352,36 +352,36 @@ def test_a_path_that_cannot_be_written_to_is_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def windowed():
-    """A small MaxViT, which takes multiples of 128 alone and pads by what the size leaves over."""
-    sizes = {"depths": (1, 1), "embed_dim": (32, 32), "block_type": ("M", "M"), "stem_width": 8, "img_size": 512}
+    """A small MaxViT, which takes multiples of 224 alone and pads by what the size leaves over."""
+    sizes = {"depths": (1, 1, 1, 1), "embed_dim": (32,) * 4, "block_type": ("M",) * 4, "stem_width": 8}
     model = timm.create_model("maxvit_tiny_tf_224", **sizes)
-    return aa.adapt(model, like=contract(LEVELS[:2]), inputs=images()).eval()
+    return aa.adapt(model, like=contract(LEVELS[1:]), inputs=images()).eval()
 
 
 @pytest.mark.slow
 def test_sizes_in_coarse_steps_are_numbers_while_tracing_and_a_program_holds_within_one(windowed, tmp_path):
     net = windowed
-    assert net.plan.coarse_steps == {"H": 128, "W": 128}
-    x = image(2, 97, 71)
+    assert net.plan.coarse_steps == {"H": 224, "W": 224}
+    x = image(2, 97, 131)
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     program = torch.export.export(net, (x,), dynamic_shapes=(free,)).module()
-    for other in (x, image(3, 120, 90)):
+    for other in (x, image(3, 200, 150)):
         assert same(net, program, (other,))
-    with pytest.raises(AssertionError, match="128"):
-        program(image(1, 129, 97))
-    report = aa.export(net, tmp_path / "net.pt2", ranges={"H": (129, 256)})
-    assert {one.axis: (one.low, one.high) for one in report.ranges}["H"] == (129, 256)
-    assert {one.axis: one.high for one in report.ranges}["W"] == 128
+    with pytest.raises(AssertionError, match="224"):
+        program(image(1, 225, 97))
+    report = aa.export(net, tmp_path / "net.pt2", ranges={"H": (225, 448)})
+    assert {one.axis: (one.low, one.high) for one in report.ranges}["H"] == (225, 448)
+    assert {one.axis: one.high for one in report.ranges}["W"] == 224
     assert "path for others" in str(report)
 
 
 @pytest.mark.slow
 def test_sizes_in_coarse_steps_pass_the_thorough_checks_in_more_than_one_step(windowed):
-    sizes = [{"H": 97, "W": 71}, {"H": 128, "W": 129}]
+    sizes = [{"H": 97, "W": 131}, {"H": 224, "W": 225}]
     report = windowed.verify(sizes=sizes, batches=(1,), thorough=True)
     assert report.passed, report
     assert report["export"].outcome == report["compile"].outcome == "passed"
-    assert report["export"].detail.endswith("within a step of 128")
+    assert report["export"].detail.endswith("within a step of 224")
 
 
 class Finder(nn.Module):
