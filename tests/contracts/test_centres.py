@@ -10,6 +10,7 @@ from ramps import averaging, inner_cells, ramp
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.contracts.capturing.centres import CentresFollowed
 
 KERNELS = st.tuples(
     st.integers(1, 5), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2), st.sampled_from(["conv", "pool", "pad"])
@@ -111,7 +112,7 @@ class Merged(nn.Module):
         made = self.patches(x)
         batch, channels, height, width = made.shape
         tokens = made.flatten(2).transpose(1, 2)
-        tokens = tokens + self.mix(self.mix(tokens).relu())
+        tokens = self.mix(tokens)
         cells = tokens.view(batch, height, width, channels)
         parts = [cells[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
         merged = self.merge(torch.cat(parts, -1).view(batch, -1, 4 * channels))
@@ -123,6 +124,30 @@ def test_as_many_channels_as_rows_or_columns_are_not_taken_for_these(size):
     """At 96 pixels there are 24 rows: of three axes of 24, the one of channels was taken for one of cells."""
     (leaf,) = aa.capture(Merged(), torch.zeros(1, 3, *size)).outputs.leaves
     assert {one.axis: str(one) for one in leaf.centres} == {"H": "3.5 + 8 i", "W": "3.5 + 8 i"}
+
+
+class RowsMixed(nn.Module):
+    """Rows are mixed in a branch whose sum comes first; then every second cell is taken."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Linear(10, 10)
+
+    def forward(self, x):
+        mixed = self.rows(x.transpose(2, 3)).transpose(2, 3)
+        return (mixed + x)[:, :, ::2, ::2]
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "wanted"),
+    [(Merged, (96, 128), (3.5, 8)), (Merged, (128, 96), (3.5, 8)), (RowsMixed, (10, 14), (0, 2))],
+)
+def test_one_run_tells_cells_from_channels(model, size, wanted):
+    """A module of one size has no other run that would."""
+    x = torch.zeros(1, 3, *size)
+    with CentresFollowed([(x, ("B", "C", "H", "W"))]) as followed, torch.no_grad():
+        grid = followed.grid(model()(x))
+    assert {name: (cells.first, cells.step) for name, cells in grid.items()} == {"H": wanted, "W": wanted}
 
 
 def test_points_that_are_picked_have_no_centres():
