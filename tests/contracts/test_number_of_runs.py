@@ -44,6 +44,43 @@ def test_steps_are_looked_for_at_the_patches_of_a_module(patch, also, most):
     assert Counting.ran.count("real") <= 3
 
 
+class Uneven(nn.Module):
+    """Patches of 16 pixels, of which it takes numbers that differ for each axis."""
+
+    def __init__(self, samples, rows, columns, least=0, square=False):
+        super().__init__()
+        self.patch, self.steps, self.least, self.square = (
+            nn.Conv2d(3, 4, 16, 16),
+            (samples, rows, columns),
+            least,
+            square,
+        )
+
+    def forward(self, x):
+        samples, _, *sides = x.shape
+        whole = not any(size % step for size, step in zip((samples, *sides), self.steps, strict=True))
+        if not whole or min(sides) < self.least or (self.square and sides[0] != sides[1]):
+            raise ValueError("not such sizes")
+        return self.patch(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "steps"),
+    [
+        (Uneven(1, 16, 32), [1, 16, 32]),
+        (Uneven(1, 1, 2), [1, 1, 2]),
+        (Uneven(2, 16, 16), [2, 16, 16]),
+        (Uneven(1, 16, 16, least=224), [1, 16, 16]),
+        (Uneven(1, 1, 1, least=224), [1, 1, 1]),
+        (Uneven(1, 1, 1, square=True), [1, 0, 0]),
+        (Uneven(1, 16, 16, square=True), [1, 0, 0]),
+    ],
+)
+def test_sizes_that_vary_together_do_not_hide_that_axes_have_other_steps(module, steps):
+    signature = aa.capture(module, torch.zeros(2, 3, 224, 224), confirm=False)
+    assert [signature.axes[name].step for name in "BHW"] == steps
+
+
 class Stages(nn.Module):
     """Two layers, of which the second may write over what the first returned; notes each pass of any copy."""
 
