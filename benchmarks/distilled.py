@@ -27,8 +27,8 @@ from benchmarks.few_images import BATCH, Features, Whole, accuracy, answers, fit
 from benchmarks.photograph_sets import photographs, read, split
 from benchmarks.photographs import lite
 
-FROM = 4
-"""The block of Lite0 from which on it learns, of 7."""
+BLOCKS = 7
+"""Of Lite0."""
 EVERY = 8
 """Of the photographs one in so many is held out."""
 
@@ -36,10 +36,12 @@ EVERY = 8
 class Begun(nn.Module):
     """The first blocks, frozen and remembered for each image, and the last ones."""
 
-    def __init__(self, pyramid: nn.Module, known: Features) -> None:
+    def __init__(self, pyramid: nn.Module, learning: int, known: Features) -> None:
         super().__init__()
-        self.first = nn.Sequential(pyramid.conv_stem, pyramid.bn1, *pyramid.blocks[:FROM]).requires_grad_(False)
-        self.last = nn.Sequential(*pyramid.blocks[FROM:])
+        begun = BLOCKS - learning
+        self.first = nn.Sequential(pyramid.conv_stem, pyramid.bn1, *pyramid.blocks[:begun]).requires_grad_(False)
+        self.last = nn.Sequential(*pyramid.blocks[begun:])
+        self._name = f"begun0, {begun} blocks:"
         self._known = known
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -47,7 +49,7 @@ class Begun(nn.Module):
         if x.device.type != "cpu":  # probed without values
             made: torch.Tensor = self.last(self.first(x))
             return made
-        keys = ["begun0:" + hashlib.sha256(image.detach().numpy().tobytes()).hexdigest() for image in x.contiguous()]
+        keys = [self._name + hashlib.sha256(image.detach().numpy().tobytes()).hexdigest() for image in x.contiguous()]
         unknown = [index for index, key in enumerate(keys) if key not in self._known]
         if unknown:
             with torch.no_grad():
@@ -69,6 +71,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--blocks", type=int, default=3, help=f"how many of Lite0's {BLOCKS} learn, from the last on")
+    parser.add_argument("--made", action="store_true", help="calibrate on images that it makes as well")
     parser.add_argument("--levels", type=float, default=1.0)
     parser.add_argument("--cache", type=Path, help="a file that features are kept in, for another run")
     asked = parser.parse_args()
@@ -79,7 +83,7 @@ def main() -> None:
     own, held = [one for index, one in enumerate(sets[0]) if index % EVERY], read(sets[0][::EVERY])
     fitted, judged = fitted_images(own, asked.count - len(held)), read(sets[1])
     old: Whole = whole(2, known)
-    new = in_eval_mode(Begun(lite(0).backbone, known))
+    new = in_eval_mode(Begun(lite(0).backbone, asked.blocks, known))
     expected = answers(old, judged)
     model = copy.deepcopy(old)
     model.backbone = adapt(new, like=old.backbone, inputs=torch.zeros(1, 3, 224, 224), project="always")
@@ -93,7 +97,10 @@ def main() -> None:
 
     options = {"like": old.backbone, "head": old.head}
     started = time.process_time()
-    calibrate(model.backbone, data=fitted.split(BATCH), images=len(fitted), augment=0, seed=asked.seed, **options)  # type: ignore[arg-type]
+    calibrate(
+        model.backbone, data=fitted.split(BATCH), images=len(fitted), augment="auto" if asked.made else 0,
+        seed=asked.seed, **options,  # type: ignore[arg-type]
+    )  # fmt: skip
     tell("calibrated", started)
     if asked.cache is not None:
         torch.save(known, asked.cache)
