@@ -58,8 +58,10 @@ class Empty:
 @pytest.mark.parametrize("verb", PLACES)
 def test_an_empty_place_is_refused_by_text(verb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(AdaptError, match="is empty, and nothing was done"):
+    with pytest.raises(AdaptError, match="is empty, and nothing was done") as caught:
         PLACES[verb](Empty())
+    [fault] = caught.value.mismatches
+    assert fault.remedy == ('"."      for the working folder' if verb == "save" else "name a file")
     assert not any(tmp_path.iterdir())
 
 

@@ -79,13 +79,16 @@ def write_all(folder: Path, contents: Mapping[str, Content]) -> None:
             sweep(folder, name)
 
 
-def refuse_empty(path: str | Path, argument: str, error: type[AdaptError] = SavingError) -> None:
+def refuse_empty(
+    path: str | Path, argument: str, error: type[AdaptError] = SavingError, remedy: str = "name a file"
+) -> None:
     """Refuse what is no place to write to: an empty text would mean the working folder.
 
     Args:
         path: What the caller gave.
         argument: What the caller calls it.
         error: What to raise.
+        remedy: What to give instead.
 
     Raises:
         AdaptError: It is empty, or no path.
@@ -94,7 +97,7 @@ def refuse_empty(path: str | Path, argument: str, error: type[AdaptError] = Savi
         fault = Mismatch(argument, "a text or a pathlib.Path", f"{repr(path)[:60]}, of type {type(path).__name__}")
         raise error(f"{argument} is no path, and nothing was done", [fault])
     if not str(path):
-        fault = Mismatch(argument, "a path", "''", '"."      for the working folder')
+        fault = Mismatch(argument, "a path", "''", remedy)
         raise error(f"{argument} is empty, and nothing was done", [fault])
 
 

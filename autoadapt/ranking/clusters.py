@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 from autoadapt.errors import Mismatch, RankingError
+from autoadapt.files.reading import one_line
 
 
 @contextlib.contextmanager
@@ -17,7 +18,7 @@ def dask_workers(jobs: int | None = None) -> Iterator[None]:
         jobs: How many processes; as many as there are cores where left out or -1.
 
     Raises:
-        RankingError: Dask is not installed.
+        RankingError: Dask is not installed, or no scheduler answers at that address.
     """
     with _installed("dask[distributed]"):
         import dask
@@ -30,10 +31,10 @@ def dask_workers(jobs: int | None = None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(told))
         address = dask.config.get("scheduler-address", None)
-        if address is None:
-            options = {"threads_per_worker": 1, "dashboard_address": None}
-            address = stack.enter_context(LocalCluster(n_workers=_cores(jobs), **options))
-        client = stack.enter_context(Client(address))
+        options = {"threads_per_worker": 1, "dashboard_address": None}
+        cluster = address or stack.enter_context(LocalCluster(n_workers=_cores(jobs), **options))
+        with _reached("DASK_SCHEDULER_ADDRESS", address):
+            client = stack.enter_context(Client(cluster))
         stack.enter_context(joblib.parallel_config("dask", client=client))
         yield
 
@@ -46,14 +47,17 @@ def ray_workers(jobs: int | None = None) -> Iterator[None]:
         jobs: How many processes; as many as there are cores where left out or -1.
 
     Raises:
-        RankingError: Ray is not installed.
+        RankingError: Ray is not installed, or no cluster answers at that address.
     """
     with _installed("ray"):
         import joblib
         import ray
         from ray.util.joblib import register_ray
-    local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": _cores(jobs), "include_dashboard": False}
-    ray.init(log_to_driver=False, **local)
+    address = os.environ.get("RAY_ADDRESS")
+    # "local" begins workers of its own also where a cluster of this machine runs, or has run and left its address.
+    local = {"address": "local", "num_cpus": _cores(jobs), "include_dashboard": False}
+    with _reached("RAY_ADDRESS", address):
+        ray.init(log_to_driver=False, **({} if address else local))
     try:
         register_ray()
         with joblib.parallel_config("ray", n_jobs=-1):
@@ -75,3 +79,16 @@ def _installed(package: str) -> Iterator[None]:
             "--backend", f"{package} and joblib", str(error), f'pip install "{package}" joblib cloudpickle'
         )
         raise RankingError(f"{package} is not installed", [fault]) from error
+
+
+@contextlib.contextmanager
+def _reached(variable: str, address: str | None) -> Iterator[None]:
+    """Say which variable names a cluster that does not answer; None where none is named."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        if not address:
+            raise
+        found = f"{address}: {one_line(error)}"
+        fault = Mismatch(variable, "the address of a cluster that runs", found, f"unset {variable}")
+        raise RankingError("no cluster answers", [fault]) from error

@@ -78,7 +78,7 @@ def save(net: nn.Module, folder: str | Path, *, adapters_only: bool = False, che
         ...     print(save(net, folder).tensors, sorted(path.name for path in Path(folder).iterdir()))
         4 ['config.json', 'model.safetensors']
     """
-    refuse_empty(folder, "folder")
+    refuse_empty(folder, "folder", remedy='"."      for the working folder')
     whole = unwrapped(net)
     if not adapters_only and not isinstance(whole, AdaptedModule) and adapted_parts(whole):
         return save_whole(whole, Path(folder), lambda part, inside: save(part, inside, check=check))

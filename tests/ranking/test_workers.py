@@ -187,6 +187,47 @@ def test_a_worker_of_dask_may_take_long_to_come_back() -> None:
         assert client.submit(os.getpid, pure=False).result(timeout=100) != first
 
 
+@pytest.mark.guest
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_that_does_not_answer_is_told_with_the_variable_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guest("distributed")
+    import dask
+
+    told = r"no cluster answers(.|\n)*DASK_SCHEDULER_ADDRESS(.|\n)*tcp://127.0.0.1:9(.|\n)*unset DASK_SCHEDULER_ADDRESS"
+    with (
+        dask.config.set({"scheduler-address": "tcp://127.0.0.1:9", "distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(RankingError, match=told),
+        dask_workers(2),
+    ):
+        pass
+    guest("ray")
+    import ray
+
+    def refused(**options: object) -> None:
+        raise ConnectionError("ray could not be reached")
+
+    monkeypatch.setattr(ray, "init", refused)  # which tries for half an hour
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(RankingError, match=r"RAY_ADDRESS(.|\n)*127.0.0.1:9: ConnectionError"), ray_workers(2):
+        pass
+
+
+@pytest.mark.guest
+@pytest.mark.filterwarnings("ignore")
+def test_ray_starts_workers_of_its_own_where_another_cluster_has_left_its_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guest("ray")
+    import ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _folder: "127.0.0.1:9")
+    with ray_workers(2):
+        assert ray.cluster_resources()["CPU"] == 2
+
+
 def commands() -> list[str]:
     """What the manual shows for a shell."""
     page = (ROOT / "docs/more-than-one-machine.md").read_text("utf-8")
