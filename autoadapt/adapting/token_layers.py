@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from autoadapt.adapting.layers import pool, resize
+from autoadapt.adapting.layers import pool, resample, resize
 
 __all__ = ["lead_with_mean", "resize_tokens"]
 
@@ -18,6 +18,8 @@ def resize_tokens(
     sizes: list[int],
     kernel: list[int] | None = None,
     order: list[int] | None = None,
+    first: list[float] | None = None,
+    step: list[float] | None = None,
 ) -> torch.Tensor:
     """Linear interpolation of the cells behind leading tokens, which stay as they are.
 
@@ -28,6 +30,9 @@ def resize_tokens(
         sizes: The wanted cells along each side, from the slowest to the fastest.
         kernel: Cells along each wanted side that are averaged before.
         order: For each wanted side its index in `grid`, where the orders differ.
+        first: For each wanted side the centre of its first cell, as in `resample`; cells
+            are stretched over the whole side without.
+        step: For each wanted side the step from one centre to the next.
 
     Shape:
         `[B, leading + prod(grid), C] -> [B, leading + prod(sizes), C]`
@@ -37,8 +42,11 @@ def resize_tokens(
         cells = cells.permute([0, 1] + [2 + side for side in order])
     if kernel is not None:
         cells = pool(cells, kernel)
-    cells = resize(cells, sizes).flatten(2).transpose(1, 2)
-    return torch.cat([tokens_BNC[:, :leading], cells], 1)
+    if first is not None and step is not None:
+        cells = resample(cells, first, step, sizes)
+    if first is None:
+        cells = resize(cells, sizes)
+    return torch.cat([tokens_BNC[:, :leading], cells.flatten(2).transpose(1, 2)], 1)
 
 
 def lead_with_mean(tokens_BNC: torch.Tensor) -> torch.Tensor:

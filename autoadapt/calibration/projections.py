@@ -251,19 +251,26 @@ def _undone(
         case Resize() | Pool():
             return resized(value, before.shape(sizes)[2:])
         case Resample(first=first, step=by):
-            inverse = tuple(-start / one for start, one in zip(first, by, strict=True))
-            return resample(value, [*inverse], [1 / one for one in by], [*before.shape(sizes)[2:]])
+            return _resampled_back(value, first, by, before.shape(sizes)[2:])
         case Lead():
             return value[:, 1:]
-        case ResizeTokens(prefix=prefix, source=grid, dims=dims, order=order):
+        case ResizeTokens(prefix=prefix, source=grid, dims=dims, order=order, first=first, step=by):
             have, want = (tuple(dim.evaluate(sizes) for dim in sides) for sides in (dims, grid))
             cells = torch.unflatten(value[:, prefix:].transpose(1, 2), 2, have)
             cells = cells.permute(0, 1, *(2 + order.index(side) for side in range(len(order)))) if order else cells
-            cells = resized(cells, want)
+            cells = _resampled_back(cells, first, by, want) if first else resized(cells, want)
             return torch.cat([value[:, :prefix], cells.flatten(2).transpose(1, 2)], 1)
         case _:
             fault = Mismatch(target, "rearranging and resizing", str(step), "calibrate before editing the plan")
             raise CalibrationError(f"`{target}`: what follows the projection cannot be undone", [fault])
+
+
+def _resampled_back(
+    values: torch.Tensor, first: Sequence[float], step: Sequence[float], size: tuple[int, ...]
+) -> torch.Tensor:
+    """Read cells that lie at `first + j*step` of a grid at the places of its own cells, `[B, C, *size]`."""
+    inverse = [-start / by for start, by in zip(first, step, strict=True)]
+    return resample(values, inverse, [1 / by for by in step], [*size])
 
 
 def resized(values: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:

@@ -11,6 +11,7 @@ import transformers
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.adapting.layers import resample
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -152,8 +153,8 @@ def test_registers_are_left_out_before_cells_go_to_another_grid():
     assert [step.op for step in net.plan.routes[0].steps] == ["drop", "resize tokens", "project"]
     assert torch.allclose(net(IMAGES)[:, 0], net.adapters["output"](made[:, 0]), atol=1e-6)
     cells = made[:, 5:].unflatten(1, (8, 8)).permute(0, 3, 1, 2)
-    means = nn.functional.avg_pool2d(cells, 2).flatten(2).transpose(1, 2)
-    assert torch.allclose(net(IMAGES)[:, 1:], net.adapters["output"](means), atol=1e-5)
+    between = resample(cells, [0.5, 0.5], [2.0, 2.0], [4, 4]).flatten(2).transpose(1, 2)
+    assert torch.allclose(net(IMAGES)[:, 1:], net.adapters["output"](between), atol=1e-5)
 
 
 def test_tokens_that_the_new_module_lacks_are_still_refused():

@@ -17,7 +17,7 @@ from autoadapt.contracts.dims import Dim
 def arranged(assigned: Assignment, *, project: bool) -> tuple[Operation, ...] | Refusal:
     """The operations of an assignment with the fewest rearrangements; or for which axes torch has no layer."""
     reduced, layout = _averages(assigned)
-    work = _works(assigned, project=project)
+    work = works(assigned, project=project)
     canonical = _canonical(assigned)
     layouts = list(dict.fromkeys([assigned.target, layout, canonical]))
     routes = []
@@ -40,7 +40,7 @@ def arranged(assigned: Assignment, *, project: bool) -> tuple[Operation, ...] | 
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """A change of the sizes of some atoms, to be made in a layout that allows it."""
 
     kind: str  # resample, pool, project, resize or drop
@@ -50,31 +50,31 @@ class _Work:
     places: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def _works(assigned: Assignment, *, project: bool) -> list[_Work]:
+def works(assigned: Assignment, *, project: bool) -> list[Work]:
     """The changes in their order: pool, project, resize, so that projections run where there are fewest cells."""
     work = []
     sizes = {name: atom.dim for name, atom in assigned.before.items()}
     kernels = {name: kernel_of(assigned.before[name], assigned.then[name]) for name in assigned.resampled}
     places = _places(assigned, kernels)
-    placed = _Work("resample", {name: assigned.then[name].dim for name in places}, places=places)
+    placed = Work("resample", {name: assigned.then[name].dim for name in places}, places=places)
     shrinks = any(step > 1 for _, step in places.values())
     work += [placed] if shrinks else []
     kernels = {name: kernel for name, kernel in kernels.items() if name not in places}
     pooled = {name: kernel for name, kernel in kernels.items() if kernel > 1}
     if pooled:
         sizes |= {name: sizes[name].ceildiv(kernel) for name, kernel in pooled.items()}
-        work.append(_Work("pool", {name: sizes[name] for name in pooled}, pooled))
+        work.append(Work("pool", {name: sizes[name] for name in pooled}, pooled))
     even = _evened(assigned)
     left = {n: even[n][0] if n in even else assigned.then[n].dim for n in {**kernels, **even}}
     left = {name: dim for name, dim in left.items() if sizes[name] != dim}
     channel = assigned.projected or (_channel(assigned) if project else [])
     then = {name: assigned.then[name].dim for name in channel}
-    learned = [_Work("project", {name: dim}) for name, dim in then.items() if dim != 0]
-    emptied = [_Work("drop", {name: dim}) for name, dim in then.items() if dim == 0]  # cannot be resized
+    learned = [Work("project", {name: dim}) for name, dim in then.items() if dim != 0]
+    emptied = [Work("drop", {name: dim}) for name, dim in then.items() if dim == 0]  # cannot be resized
     after = [placed] if places and not shrinks else []
     spread = {name: place for name, (_, place) in even.items()}
-    moved = [_Work("resample", {name: assigned.then[name].dim for name in spread}, places=spread)] if spread else []
-    return [*work, *learned, *after, *([_Work("resize", left)] if left else []), *moved, *emptied]
+    moved = [Work("resample", {name: assigned.then[name].dim for name in spread}, places=spread)] if spread else []
+    return [*work, *learned, *after, *([Work("resize", left)] if left else []), *moved, *emptied]
 
 
 def _places(assigned: Assignment, kernels: Mapping[str, int]) -> dict[str, tuple[float, float]]:
@@ -121,7 +121,7 @@ def _canonical(assigned: Assignment) -> Layout:
     return (tuple(batch), tuple(rest), *((name,) for name in spatial))
 
 
-def _allows(layout: Layout, work: _Work) -> bool:
+def _allows(layout: Layout, work: Work) -> bool:
     """Whether torch has a layer for a change in this layout."""
     alone = {axis[0]: i for i, axis in enumerate(layout) if len(axis) == 1}
     if not all(name in alone for name in work.then):
@@ -148,7 +148,7 @@ class _State:
             self.steps.append(_turn(self.layout, layout, self.sizes))
             self.layout = layout
 
-    def do(self, work: _Work) -> None:
+    def do(self, work: Work) -> None:
         """Append the operation of one piece of work, and note the sizes after it."""
         before = [self._size(axis) for axis in self.layout]
         if work.kind == "pool":

@@ -17,7 +17,7 @@ from autoadapt.adapting.layouts.extra_tokens import (
 from autoadapt.adapting.layouts.factors import POINTS, Factored, factored, size_of, unmapped, whole
 from autoadapt.adapting.layouts.one_channel import with_one_channel
 from autoadapt.adapting.layouts.placing import misplaced
-from autoadapt.adapting.layouts.regridding import regridded
+from autoadapt.adapting.layouts.regridding import regridded, with_projection
 from autoadapt.adapting.operations import Cast, DropPrefix, Lead, Operation, Rearrange, Take
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec
@@ -42,7 +42,8 @@ def chain(
     want = factored(target)
     if None in (spec.map_axis, target.map_axis) and len(spec.dims) == len(target.dims):
         have, want = unmapped(have), want if have.strides else unmapped(want)
-    moved = learned and _is_moved(have, want)
+    regrids = learned and any(step.first for step in regridded(have, want))
+    moved = regrids or (learned and _is_moved(have, want))
     alike = (spec.dims, spec.order, spec.points) == (target.dims, target.order, target.points)
     if alike and not (project and learned) and not moved:
         return _cast(spec, target)
@@ -55,7 +56,7 @@ def chain(
         step, left = first
         rest = chain(left, target, project=project)
         return rest if isinstance(rest, Refusal) else (step, *rest)
-    have, want = whole(have, want), whole(want, have)
+    have, want = (have, want) if regrids else (whole(have, want), whole(want, have))
     if any((*want.prefixes, *want.suffixes)):
         return _with_extra(have, want, target, project=project, learned=learned)
     drops, forced = _drops(have), project and learned
@@ -152,10 +153,10 @@ def _with_extra(
     if told != found:
         why = f"and the source {found}" if found else "that the source lacks"
         return Refusal(f"the target has {told} {why}")
-    steps, cast = regridded(have, want, project=project and learned), _cast(have.spec, target)
-    if steps is None or not learned:
+    steps, cast = regridded(have, want), _cast(have.spec, target)
+    if not steps or not learned:
         return Refusal(f"the target has {told} beside cells that are not interpolated")
-    return cast if isinstance(cast, Refusal) else (*steps, *cast)
+    return cast if isinstance(cast, Refusal) else (*with_projection(steps, have, want, forced=project), *cast)
 
 
 def _is_class_token_of_image(tensor: Factored) -> bool:

@@ -153,7 +153,7 @@ class Resample(Averaging):
     def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
         shape = spec.shape(sizes)
         cells = zip(shape[2:], (int(dim.evaluate(sizes)) for dim in self.dims), strict=True)
-        return 0 if self.picks else _separable(math.prod(shape[:2]), list(cells))
+        return 0 if self.picks else separable(math.prod(shape[:2]), list(cells))
 
     def _average(self, node: fx.Node, graph: Writer) -> fx.Node:
         return graph.put("call_function", layers.resample, node, [*self.first], [*self.step], graph.sizes(self.dims))
@@ -185,7 +185,7 @@ class Pad(BaseOperation):
         return graph.put("call_function", layers.pad, node, graph.sizes(self.dims))
 
 
-def _separable(maps: int, cells: Sequence[tuple[int, int]]) -> int:
+def separable(maps: int, cells: Sequence[tuple[int, int]]) -> int:
     """Multiply-adds of one matrix product for each axis, one after the other."""
     total, left = 0, [before for before, _ in cells]
     for axis, (before, then) in enumerate(cells):

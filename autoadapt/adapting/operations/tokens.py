@@ -15,6 +15,7 @@ from autoadapt.adapting import token_layers
 from autoadapt.adapting.operations.counted import Counted, where_text
 from autoadapt.adapting.operations.mask_nodes import last
 from autoadapt.adapting.operations.operation import BaseOperation, Dims, entries, shown_sizes, values_in
+from autoadapt.adapting.operations.spatial import separable
 from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import TensorSpec, cells_in, in_order
@@ -121,12 +122,27 @@ class ResizeTokens(BaseOperation):
     order: tuple[int, ...] = Field(default=(), exclude_if=lambda order: not order)
     """For each wanted side its index in `source`, where the orders differ."""
 
+    first: tuple[float, ...] = Field(default=(), exclude_if=lambda first: not first)
+    """The centre of the first cell along each wanted side, as of `Resample`; empty where cells are stretched."""
+    step: tuple[float, ...] = Field(default=(), exclude_if=lambda step: not step)
+    """From one centre to the next along each wanted side, in cells of the source."""
+
     def __str__(self) -> str:
-        return f"resize tokens to {shown_sizes(self.dims)}"
+        return f"{self.short_text} {self._over}"
+
+    @property
+    def short_text(self) -> str:
+        """Its text without sizes."""
+        return "resample tokens" if self.first else "resize tokens"
 
     @property
     def label(self) -> str:
-        return f"to {shown_sizes(self.dims)}, first {self.prefix} as they are"
+        return f"{self._over}, first {self.prefix} as they are"
+
+    @property
+    def _over(self) -> str:
+        centres = [f"{start:g} + {by:g} j" for start, by in zip(self.first, self.step, strict=True)]
+        return f"to {shown_sizes(self.dims)}" + (f" at {shown_sizes(centres)}" if centres else "")
 
     def dims_after(self, spec: TensorSpec) -> Dims:
         dims, grid = spec.dims, math.prod(self.source, start=Dim(1))
@@ -143,9 +159,14 @@ class ResizeTokens(BaseOperation):
 
     def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
         made = values_in(self.gives(spec), sizes)
+        if self.first:
+            before, then = ([int(dim.evaluate(sizes)) for dim in sides] for sides in (self.source, self.dims))
+            before = [before[side] for side in self.order] or before
+            return separable(math.prod(spec.shape(sizes)[::2]), [*zip(before, then, strict=True)])
         return (made << len(self.dims)) + (values_in(spec, sizes) if self.kernel else 0)
 
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
         sides = [graph.sizes(side) for side in (self.source, self.dims)] + [[*self.kernel]] * bool(self.kernel)
-        more = {"order": [*self.order]} if self.order else {}
+        told = {"order": self.order, "first": self.first, "step": self.step}
+        more = {name: [*values] for name, values in told.items() if values}
         return graph.put("call_function", token_layers.resize_tokens, node, self.prefix, *sides, **more)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from autoadapt.adapting.layouts import IN_PLACE, Factored, factored, shift
-from autoadapt.adapting.operations import Lead, Operation, Remask, Resample, Resize, Take, shown_sizes
+from autoadapt.adapting.operations import Lead, Operation, Remask, Resample, Resize, ResizeTokens, Take, shown_sizes
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Centres, TensorSpec
 
@@ -40,7 +40,7 @@ def _fixed(target: TensorSpec, steps: Sequence[Operation]) -> str:
 
 def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation]) -> str:
     """A remark that cells do not lie where those of the contract do; empty where they do."""
-    if any(isinstance(step, Resample) for step in steps):
+    if any(isinstance(step, Resample) or (isinstance(step, ResizeTokens) and step.first) for step in steps):
         if any(atom.even for atoms in source.atoms for atom in atoms):
             return "the image is resized before: its cells lie where the old ones do to half a step"
         made = {one.axis: one for one in source.spec.centres}

@@ -304,7 +304,7 @@ def _chain_texts(route: Route) -> list[str]:
     """The texts of a route's steps; a last resizing without sizes, which are those of the target in the same row."""
     if route.same_as:
         return [f"is {route.same_as}"]
-    shown = ["resize tokens" if isinstance(step, ResizeTokens) else str(step) for step in route.steps]
+    shown = [step.short_text if isinstance(step, ResizeTokens) else str(step) for step in route.steps]
     if route.steps and isinstance(route.steps[-1], (Resize, Resample)):
         shown[-1] = route.steps[-1].op
     return shown

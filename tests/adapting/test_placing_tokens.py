@@ -1,0 +1,84 @@
+"""Cells behind leading tokens lie where the old ones lay, as cells of maps do, and the leading tokens are handed on."""
+
+import pytest
+import torch
+from ramps import averaging, ramp
+from torch import nn
+
+import autoadapt as aa
+
+
+class Behind(nn.Module):
+    """The cells of a map, row by row, behind tokens that hold 9."""
+
+    def __init__(self, maps, leading, *, only=None):
+        super().__init__()
+        self.maps, self.leading, self.only = maps, leading, only
+
+    def forward(self, x):
+        if self.only and set(x.shape[2:]) != {self.only}:
+            raise ValueError("images of another size")
+        cells = self.maps(x).flatten(2).transpose(1, 2)
+        return torch.cat([cells.new_full((x.shape[0], self.leading, cells.shape[2]), 9.0), cells], 1)
+
+
+def stack(spatial, kernel, stride, padding=0):
+    return averaging(spatial, kernel, stride=stride, padding=padding)
+
+
+def behind_padding(kernel, stride):
+    return nn.Sequential(nn.ConstantPad2d((0, kernel - stride) * 2, 0.0), stack(2, kernel, stride))
+
+
+PAIRS = {
+    "patches, smaller patches": (stack(2, 16, 16), stack(2, 14, 14)),
+    "patches, larger patches": (stack(2, 8, 8), stack(2, 14, 14)),
+    "as many at other places": (behind_padding(24, 8), stack(2, 8, 8)),
+    "halves, rounded otherwise": (stack(2, 16, 16), stack(2, 8, 8)),
+    "only rows lie elsewhere": (stack(2, (16, 16), (16, 16)), stack(2, (14, 8), (14, 8))),
+    "clips": (stack(3, 8, 8), stack(3, 7, 7)),
+}
+SIZES = {2: (112, 143), 3: (56, 61)}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pair", PAIRS)
+def test_cells_behind_leading_tokens_lie_where_those_of_maps_do(pair):
+    old, new = PAIRS[pair]
+    spatial = next(one.weight.dim() - 2 for one in (new, *new.modules()) if hasattr(one, "weight"))
+    inputs = ramp(spatial, SIZES[spatial][0])
+    net, bare = (aa.adapt(Behind(new, n), like=Behind(old, n), inputs=inputs) for n in (2, 0))
+    step = net.signature.outputs.leaves[0].centres[0].step
+    for size in SIZES[spatial]:
+        x = ramp(spatial, size)
+        found = net(x)
+        assert torch.equal(found[:, :2], torch.full((1, 2, 2), 9.0))
+        torch.testing.assert_close(found[:, 2:], bare(x))
+        cells, wanted = found[0, 2:, 0], old(x)[0, 0].flatten()
+        whole = old(torch.ones_like(x))[0, 0].flatten() > 1 - 1e-5  # where no padding is averaged
+        inner = whole & (wanted > 2 * step) & (wanted < size - 2 * step)
+        assert inner.any()
+        assert float((cells - wanted)[inner].abs().max()) < step / 16  # a filter of that width is not quite linear
+    assert "resample tokens" in str(net.plan), net.plan
+    verified = {check.name: check for check in net.verify().checks}["centres"]
+    assert verified.outcome == "passed", verified.faults
+
+
+@torch.no_grad()
+def test_tokens_of_a_resized_image_are_stretched_and_then_read_at_the_old_centres():
+    old, new, x = behind_padding(32, 8), stack(2, 8, 8), ramp(2, 96)
+    net, bare = (aa.adapt(Behind(new, n, only=96), like=Behind(old, n), inputs=x) for n in (2, 0))
+    assert [str(step).split(" to ")[0] for step in net.plan.routes[0].steps] == ["resize tokens", "resample tokens"]
+    assert "resized before" in net.plan.routes[0].remark
+    for size in (96, 121):
+        torch.testing.assert_close(net(ramp(2, size))[:, 2:], bare(ramp(2, size)))
+
+
+def test_what_a_calibration_expects_of_tokens_before_they_are_resampled_lies_at_their_own_centres():
+    old, new = behind_padding(32, 8), stack(2, 8, 8)
+    wide = nn.Sequential(old, nn.Conv2d(2, 5, 1)).eval()
+    images = [torch.rand(4, 2, 6, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    data = [nn.functional.interpolate(one, size=112, mode="bilinear") for one in images]
+    net = aa.adapt(Behind(new, 1), like=Behind(wide, 1), inputs=data[0])
+    assert [step.op for step in net.plan.routes[0].steps] == ["project", "resize tokens"]
+    assert aa.calibrate(net, like=Behind(wide, 1), data=data).outputs[0].r2 > 0.94
