@@ -68,6 +68,10 @@ def _item(value: Any, key: str) -> Any:
     return getattr(value, key)
 
 
+class LeftOutError(TypeError, AttributeError):
+    """An output was read that was left out; `hasattr` of one is false, as it has to be."""
+
+
 class LeftOut:
     """Stands in the place of an output that was left out, and raises when somebody reads it."""
 
@@ -110,7 +114,7 @@ class LeftOut:
         raise AssertionError("torch calls this only with an argument of this class")
 
     def _refuse(self) -> NoReturn:
-        raise TypeError(
+        raise LeftOutError(
             f"the output {self.left_out} was left out because nothing read it when the"
             f" module was swapped in; name it in swap(..., outputs=[...])"
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 import transformers as hf
@@ -48,6 +51,24 @@ def test_the_remedy_of_the_refusal_works_and_who_reads_the_object_is_told() -> N
     with pytest.raises(TypeError, match="the output 1 was left out"):
         _ = returned["cache"].keys
     assert model.decoder.verify().passed
+
+
+def test_what_walks_through_all_outputs_passes_those_that_were_left_out(tmp_path: Path) -> None:
+    model = aa.swap(Reader(), "decoder", Decoder(6), inputs=IDS, outputs=["0"])
+    aa.to_source(model.decoder, tmp_path / "plain.py")
+    spec = importlib.util.spec_from_file_location("plain", tmp_path / "plain.py")
+    assert spec is not None
+    assert spec.loader is not None
+    plain = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plain)
+    for net in (model.decoder, plain.Adapted(model.decoder.backbone)):
+        _, unread = net(IDS)
+        assert not hasattr(unread, "items")
+        assert getattr(unread, "shape", None) is None
+        for use in (lambda: unread.shape, lambda: unread[0], lambda: torch.relu(unread)):  # noqa: B023 - called at once
+            for kind in (TypeError, AttributeError):
+                with pytest.raises(kind, match=r"the output 1 was left out .*outputs="):
+                    use()
 
 
 def test_an_object_in_another_place_is_still_a_difference() -> None:
