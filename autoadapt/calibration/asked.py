@@ -1,4 +1,4 @@
-"""Asked: what a caller of `calibrate` hands over, checked before anything runs."""
+"""Asked: what a caller of `calibrate` or `distil` hands over, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from autoadapt.files.reading import first_line
 
 
 def check_asked(
+    verb: str,
     data: object,
     device: torch.device | str | None,
     augment: object,
@@ -24,6 +25,7 @@ def check_asked(
     """Refuse data that are no batches, numbers that count nothing, and a device that is not there.
 
     Args:
+        verb: Who is asked, for the error.
         data: The batches.
         device: Where to run.
         augment: Which images are to be made.
@@ -39,7 +41,7 @@ def check_asked(
             remedy = f"{name}={low if low == 0 else 128}"
             faults.append(Mismatch(f"`{name}`", f"a whole number from {low}", repr(value)[:60], remedy))
     if faults:
-        raise CalibrationError("calibrate does not take these arguments", faults)
+        raise CalibrationError(f"{verb} does not take these arguments", faults)
 
 
 def check_old(old: nn.Module, adapted: nn.Module) -> None:

@@ -119,7 +119,7 @@ def calibrate(
     check_module(net, "net", CalibrationError)
     asked = [facts_of(one) for one in (head, own_head, loss, solver, refine)] if workers.count() > 1 else []
     numbers = {"images": (images, 1), "tokens_per_image": (tokens_per_image, 1), "refine": (steps_of(refine), 0)}
-    check_asked(data, device, augment, without_data=own_head is not None, **numbers)
+    check_asked("calibrate", data, device, augment, without_data=own_head is not None, **numbers)
     with quiet(), off_the_meta_device(), progress(images) as report, workers.together():
         pair = pair_of(net, like, at, device)
         head, own_head = (None if one is None else copied_head(one) for one in (head, own_head))

@@ -102,7 +102,7 @@ def distil(
     if state is not None:
         check_place(state, "state", CalibrationError)
     check_module(net, "net", CalibrationError)
-    check_asked(data, device, 0, steps=(steps, 1))
+    check_asked("distil", data, device, 0, steps=(steps, 1))
     taught, judged = _divided(data, held_out)
     with quiet(), off_the_meta_device(), telling("distil", steps) as tell, together():
         pair = pair_of(net, like, at, device, trains=True)

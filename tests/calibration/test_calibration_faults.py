@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from autoadapt.adapting import adapt
-from autoadapt.calibration import Recipe, calibrate
+from autoadapt.calibration import Recipe, calibrate, distil
 from autoadapt.errors import AdaptError, CalibrationError
 
 IMAGES = pictures(16)
@@ -243,6 +243,12 @@ def test_arguments_that_it_does_not_take(options, text, remedy):
     said = refused(model, old, "calibrate does not take these arguments", **options)
     assert text in said
     assert said.endswith(remedy)
+
+
+def test_distil_says_so_of_itself():
+    old, model = setup()
+    with pytest.raises(CalibrationError, match=r"^distil does not take these arguments\n`steps`"):
+        distil(model.backbone, like=old.backbone, data=[IMAGES], steps=0)
 
 
 def test_the_adapted_model_as_its_own_old_one():
