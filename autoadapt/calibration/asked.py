@@ -78,7 +78,9 @@ def _of_augment(augment: object) -> Iterator[Mismatch]:
 
 def _of_device(device: torch.device | str | None) -> Iterator[Mismatch]:
     try:
-        torch.empty(0, device=device)
+        without_values = device is not None and torch.empty(0, device=device).is_meta
+        said = "tensors without values" if without_values else ""
     except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError and others
-        found = f"{device!r}: {first_line(error)[:80]}"
-        yield Mismatch("`device`", "a device that is there", found, 'device="cpu"')
+        said = first_line(error)[:80] or type(error).__name__
+    if said:
+        yield Mismatch("`device`", "a device that is there", f"{device!r}: {said}", 'device="cpu"')

@@ -236,6 +236,7 @@ def test_faults_are_calibration_errors():
         ({"refine": -1}, "expected  a whole number from 0\n  found     -1", "refine=0"),
         ({"refine": "many"}, "found     'many'", "refine=0"),
         ({"device": "foo"}, "`device`\n  expected  a device that is there\n  found     'foo': ", 'device="cpu"'),
+        ({"device": "meta"}, "found     'meta': tensors without values", 'device="cpu"'),
     ],
 )
 def test_arguments_that_it_does_not_take(options, text, remedy):
