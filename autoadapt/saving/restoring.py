@@ -84,8 +84,8 @@ def restore(
         allow: Packages whose code may run: those of python paths, and of classes of outputs that are not of
             torchvision, timm or transformers. Also, word for word, repositories, addresses and paths in the name and
             the options of the backbone, which may be fetched or read then.
-        strict: Refuse a backbone whose weights are not those that the adapters were fitted to, and outputs of other
-            values.
+        strict: Refuse a backbone whose weights are not those that the adapters were fitted to, outputs of other
+            values, and a `model` with another class or constant, such as a dilation, where the saved one had a module.
 
     Returns:
         The module as it was: weights, dtypes, modes, plain attributes; on the CPU, or where `new` is. Of a whole model
@@ -103,7 +103,8 @@ def restore(
         fault = Mismatch(str(folder), "the folder that was saved", "a file", f'aa.restore("{folder.parent}"{build})')
         raise SavingError(f"{folder} is a file, and no folder", [fault])
     if is_whole(folder):
-        return restore_whole(folder, model, new, lambda inside, one: restore(inside, one, allow=allow, strict=strict))
+        part = functools.partial(restore, allow=allow, strict=strict)
+        return restore_whole(folder, model, new, part, strict=strict)
     if model is not None or isinstance(new, Mapping):
         fault = Mismatch(str(folder), "a whole model", "an adapted module alone", f'aa.restore("{folder}")')
         raise SavingError(f"{folder} holds no whole model", [fault])

@@ -61,6 +61,8 @@ class WholeConfig(Frozen):
     """Of the file of weights."""
     call: tuple[Annotated[str, Field(pattern=_SPEC)], ...] = Field(default=(), max_length=_MOST_PARTS)
     """The shapes that it was called with at its last swap, as commands take them: `f32[2, 3, 64, 64]`."""
+    kinds: dict[str, str] = Field(default_factory=dict)
+    """Classes and constants of the modules outside of the parts, by path; none in folders of earlier versions."""
     tied: dict[str, str] = Field(default_factory=dict)
     training: dict[str, bool]
     frozen: tuple[str, ...] = ()

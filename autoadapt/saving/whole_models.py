@@ -28,6 +28,7 @@ from autoadapt.contracts.views import copy_module, on_meta
 from autoadapt.errors import Mismatch, SavingError
 from autoadapt.files.writing import check_place, explained, file_hash, refuse_link, write_all
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
+from autoadapt.saving.module_kinds import check_kinds, kinds_of
 from autoadapt.saving.module_states import (
     all_tensors,
     frozen_parts,
@@ -91,6 +92,7 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
         source=_source(model),
         parts=tuple(places),
         call=call_of(model),
+        kinds=kinds_of(model, _members(places)),
         tied=ties,
         training=modes_of(model),
         frozen=frozen_parts(model),
@@ -139,6 +141,8 @@ def restore_whole(
     model: nn.Module | None,
     new: nn.Module | Mapping[str, nn.Module] | None,
     restore_part: Callable[[Path, nn.Module | None], AdaptedModule],
+    *,
+    strict: bool = True,
 ) -> nn.Module:
     """Put the saved parts into a freshly built model and load everything; see `restore`.
 
@@ -147,6 +151,7 @@ def restore_whole(
         model: The model as it was before anything was swapped; changed in place, and only if all fits.
         new: The backbones, by path, where autoadapt did not load them by name; one alone where there is one part.
         restore_part: Restores one part from its folder.
+        strict: Refuse a model with modules of other classes or constants.
 
     Raises:
         SavingError: The model is missing or another one, or a part cannot be restored; the model is as it was.
@@ -159,7 +164,10 @@ def restore_whole(
     olds = _olds(model, config)
     tensors = read_tensors(folder / WEIGHTS, config.sha256)
     tensors |= {name: tensors[kept] for name, kept in config.tied.items() if kept in tensors}
-    _check_fit(_with_folded_layers(model, config), config, tensors)
+    shaped = _with_folded_layers(model, config)
+    _check_fit(shaped, config, tensors)
+    if strict:
+        check_kinds(config.kinds, kinds_of(shaped, _members(config.parts)))
     made: dict[str, AdaptedModule] = {}
     for place in config.parts:
         given = new.get(place.path) if isinstance(new, Mapping) else new
@@ -244,6 +252,11 @@ def _rest(model: nn.Module, parts: Iterable[str]) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in all_tensors(model).items() if not name.startswith(inside)}
 
 
+def _members(places: Iterable[Place]) -> list[str]:
+    """Where modules are replaced in all parts."""
+    return [path for place in places for path in place.members]
+
+
 def _olds(model: nn.Module, config: WholeConfig) -> dict[str, nn.Module]:
     """The modules that the parts take the places of."""
     kind = type_path(type(model))
@@ -263,7 +276,7 @@ def _olds(model: nn.Module, config: WholeConfig) -> dict[str, nn.Module]:
 
 
 def _check_fit(model: nn.Module, config: WholeConfig, tensors: Mapping[str, torch.Tensor]) -> None:
-    own = _rest(model, (path for place in config.parts for path in place.members))
+    own = _rest(model, _members(config.parts))
     shown = {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in own.items()}
     saved = {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()}
     unkept = unkept_buffers(model)

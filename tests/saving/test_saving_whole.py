@@ -126,6 +126,33 @@ def test_another_model_is_refused_and_stays_as_it_was(folder, make, said: str) -
     assert other is None or all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("saved", "other", "said"),
+    [
+        (nn.Identity(), nn.Sigmoid(), "Sigmoid"),
+        (nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=2, dilation=2), r"dilation=\(2, 2\)"),
+        (nn.Sequential(nn.Conv2d(8, 8, 1)), nn.Sequential(nn.Conv2d(8, 8, 1), nn.Tanh()), "2 modules"),
+    ],
+)
+def test_a_model_with_the_same_tensors_that_works_otherwise_is_refused(tmp_path, saved, other, said: str) -> None:
+    model = aa.swap(with_head(build(), copy.deepcopy(saved)), "backbone", aa.load("timm:test_resnet"), inputs=X)
+    aa.save(model, tmp_path)
+    fresh = with_head(build(), copy.deepcopy(other))
+    with pytest.raises(aa.SavingError, match=said):
+        aa.restore(tmp_path, model=fresh)
+    assert isinstance(fresh.backbone, Encoder)
+    assert aa.restore(tmp_path, model=fresh, strict=False) is fresh
+    restored = aa.restore(tmp_path, model=with_head(build(), copy.deepcopy(saved)))
+    assert torch.equal(restored.eval()(X), model.eval()(X))
+
+
+def test_a_loss_that_was_put_into_the_model_is_not_asked_for(tmp_path) -> None:
+    model = swapped()
+    model.loss = nn.CrossEntropyLoss()
+    aa.save(model, tmp_path)
+    assert torch.equal(aa.restore(tmp_path, model=build())(X), model(X))
+
+
 def with_head(model: Net, head: nn.Module) -> Net:
     model.head = head
     return model
