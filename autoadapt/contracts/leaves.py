@@ -9,7 +9,15 @@ import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-__all__ = ["READ", "LeftOut", "RunningCalls", "cloned", "leaf", "place_of_tap"]
+__all__ = [
+    "READ",
+    "LeftOut",
+    "RunningCalls",
+    "cloned",
+    "leaf",
+    "place_of_tap",
+    "unless_off",
+]
 
 # Functions stay below 88 columns: they are inlined into files that other people format.
 
@@ -35,6 +43,11 @@ def leaf(value: Any, path: str) -> Any:
     for key in path.split("."):
         value = _item(value, key)
     return value
+
+
+def unless_off(name: str, asked: Any) -> Any:
+    """The placeholder of an output that was left out; None where nobody asks for it."""
+    return None if asked is False else LeftOut(name)
 
 
 def cloned(value: Any) -> Any:

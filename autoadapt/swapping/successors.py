@@ -41,6 +41,7 @@ from autoadapt.swapping.readings import Reading
 from autoadapt.swapping.reduced_signatures import fixed, reduced, without_objects
 from autoadapt.swapping.replacements import Replacement, as_kind
 from autoadapt.swapping.results import Part
+from autoadapt.swapping.spared_outputs import with_spared
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def prepare(
     if target is None:
         target = captured_once(place.module, arguments, lambda: capture(place.module, arguments), keep=options.dry_run)
     target = target.model_copy(update={"outputs": mark_points(target.outputs)})
-    target = target if options.outputs is None else without_objects(target)
+    if options.outputs is not None:
+        target = without_objects(with_spared(target, place.module, arguments))
     wanted = _wanted(target, reading, options.outputs)
     if isinstance(new, str):
         return _generated(place, reading, as_kind(new), target, wanted, surface)

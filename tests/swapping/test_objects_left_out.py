@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -69,6 +71,60 @@ def test_what_walks_through_all_outputs_passes_those_that_were_left_out(tmp_path
             for kind in (TypeError, AttributeError):
                 with pytest.raises(kind, match=r"the output 1 was left out .*outputs="):
                     use()
+
+
+class Asked(Decoder):
+    """What it returns beside its tokens, and in one case these, depends on flags."""
+
+    def forward(
+        self, ids: torch.Tensor, cached: bool | None = None, scaled: bool = True, both: bool = True
+    ) -> tuple[torch.Tensor, Cache | None, Cache | None]:
+        tokens = self.embed(ids) * (2 if scaled else 1) + (1 if both else 0)
+        return tokens, Cache() if cached is not False else None, Cache() if both else None
+
+
+class Asking(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder, self.head = Asked(8), nn.Linear(8, 3)
+        self.decoder.config = SimpleNamespace(cached=True)
+
+    def forward(self, ids: torch.Tensor, **flags: bool) -> tuple[torch.Tensor, object, object]:
+        tokens, *held = self.decoder(ids, **{"cached": None, "scaled": True, "both": True} | flags)
+        return self.head(tokens), *held
+
+
+def test_who_asks_for_no_object_gets_none_and_what_asks_for_other_values_is_refused(tmp_path: Path) -> None:
+    model = aa.swap(Asking(), "decoder", Asked(6), inputs=IDS, outputs=["0"])
+    net = model.decoder
+    aa.save(net, tmp_path / "saved")
+    again = aa.restore(tmp_path / "saved", Asked(6))
+    for one in (net, again, copy.deepcopy(net)):
+        tokens, cache, other = one(IDS, None, True, True)
+        assert "left out" in repr(cache)
+        less, gone, still = one(IDS, False, True, True)
+        assert gone is None
+        assert still == other
+        assert torch.equal(less, tokens)
+        for flags in ((None, False, True), (None, True, False)):
+            with pytest.raises(ValueError, match="would be ignored"):
+                one(IDS, *flags)
+    assert net.verify().passed
+    assert model(IDS, cached=False)[1] is None
+
+
+@pytest.mark.slow
+def test_a_language_model_generates_without_a_cache() -> None:
+    sizes = {"vocab_size": 50, "n_layer": 2, "n_head": 2, "n_positions": 64, "eos_token_id": None, "pad_token_id": 0}
+    model = hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=16, **sizes)).eval()
+    new = hf.GPT2Model(hf.GPT2Config(n_embd=24, **sizes)).eval()
+    model = aa.swap(model, "transformer", new, inputs={"input_ids": IDS}, outputs=["last_hidden_state"])
+    wanted = IDS
+    for _ in range(3):
+        wanted = torch.cat([wanted, model(wanted).logits[:, -1:].argmax(-1)], 1)
+    assert torch.equal(model.generate(IDS, max_new_tokens=3, do_sample=False, use_cache=False), wanted)
+    with pytest.raises(ValueError, match="cache was None"):
+        model.generate(IDS, max_new_tokens=3, do_sample=False)
 
 
 def test_an_object_in_another_place_is_still_a_difference() -> None:

@@ -45,7 +45,7 @@ def accepted(target: Signature, name: str) -> list[Any]:
     """The values that an argument may have if the new module has no such argument.
 
     They are the value in the example call, and another that means the same to the old module, such as its default in
-    place of None.
+    place of None; and False where that asks for nothing but less.
     """
     tree = target.plain_arguments[name]
     value = tree.value if isinstance(tree, Constant) else None
@@ -53,9 +53,15 @@ def accepted(target: Signature, name: str) -> list[Any]:
     further = further_of(target)
     is_off = own is None and further is not None and further[1].get(name) is False
     same = own.told if own else Constant(value=False) if is_off else None
+    less = [False] if own and own.spares else []
     if same is None or value not in (None, same.value):
-        return [value]
-    return [value, same.value if value is None else None]
+        return [value, *less]
+    return [value, same.value if value is None else None, *less]
+
+
+def spared_by(target: Signature, name: str) -> str:
+    """The argument that is False where nobody asks for an output that was left out; empty where there is none."""
+    return next((one.name for one in target.parameters if name in one.spares), "")
 
 
 def further_of(target: Signature) -> tuple[str, dict[str, bool]] | None:

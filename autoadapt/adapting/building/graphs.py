@@ -23,6 +23,7 @@ from autoadapt.adapting.building.forward_arguments import (
     may_be_absent,
     plain_entries,
     shared_entries,
+    spared_by,
     where_axis,
     without_entries,
 )
@@ -129,15 +130,18 @@ class _Emitter:
             self.graph.call_function(layers.nothing_further, (node, further[1]))
         return found
 
-    def _hand_on(self, placeholders: Mapping[str, fx.Node]) -> dict[str, fx.Node]:
+    def _hand_on(self, placeholders: Mapping[str, fx.Node]) -> dict[str, Any]:
         """The arguments that are no tensors and go to the backbone; of others, calls check that they are unchanged."""
         target = self._plan.target
         passed = handed_on(self._plan.source, target)
-        found = {}
+        found: dict[str, Any] = {}
         for name in target.plain_arguments:
             arguments = (name, placeholders[name], *accepted(target, name))
             self._name = name
-            if name in passed:
+            if name in passed and any(one.spares for one in target.parameters if one.name == name):
+                self.graph.call_function(layers.unchanged, arguments)
+                found[name] = arguments[2]  # what it would leave out is not read anyway
+            elif name in passed:
                 found[name] = self.given[name] = self.put("call_function", layers.hand_on, *arguments)
             elif name not in target.filled:
                 self.graph.call_function(layers.unchanged, arguments)
@@ -172,7 +176,7 @@ class _Emitter:
             case Constant() | Opaque() | LeftOut():
                 return
 
-    def _call_backbone(self, plain: Mapping[str, fx.Node]) -> dict[str, fx.Node]:
+    def _call_backbone(self, plain: Mapping[str, Any]) -> dict[str, fx.Node]:
         """Call the backbone with the inputs of the plan's input routes; returns the node of each of its outputs.
 
         Args:
@@ -286,6 +290,9 @@ class _Emitter:
                 return next(nodes)
             case Constant(value=value):
                 return value
+            case LeftOut(name=name) if asked := spared_by(self._plan.target, name):
+                self._name = "left_out"
+                return self.put("call_function", leaves.unless_off, name, self._arguments[asked])
             case LeftOut(name=name):
                 return self.graph.call_function(leaves.LeftOut, (name,))
             case Opaque(type=name):
