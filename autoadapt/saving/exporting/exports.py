@@ -52,7 +52,7 @@ def export(
         net: The adapted module, or a bigger model with adapted modules in it, which is captured as a whole; then
             `inputs` is one of its calls.
         path: Its ending says the format: `.onnx`, `.pt2` (`torch.export`), or `.pt` and `.ts` (TorchScript, traced).
-        inputs: An example call, as for `capture`; invented where left out.
+        inputs: An example call, as for `capture`; invented where left out, for a module that was cast in its dtype.
         ranges: Sizes by axis, where not all legal ones are wanted: `{"H": 640, "W": (64, 1024)}`.
         opset_version: Of ONNX; torch chooses where left out, and other formats have none.
         tolerance: How far outputs may be from those of the module, one with values above 1 in units of the largest.
@@ -163,6 +163,19 @@ def _refuse_opset(path: Path, format_: Format, opset_version: int | None) -> Non
         raise ExportError("only ONNX has an opset_version", [fault])
 
 
+def _as_cast(session: Session) -> Session:
+    """The session, or one with inputs of the module's own dtype where it was cast and takes no others any more."""
+    own = next((p.dtype for p in session.net.parameters() if p.is_floating_point()), None)
+    if own is None or own in {spec.torch_dtype for spec in session.signature.inputs.leaves}:
+        return session
+    with quiet():
+        try:
+            session.arguments(session.small(B=2)).call(session.shared)
+        except RuntimeError:  # of torch: a layer and its input differ in dtype
+            return Session(session.net, session.signature, inputs=session.arguments(session.at(B=2), dtype=own))
+    return session
+
+
 class _Export:
     """One module on its way into one format."""
 
@@ -172,7 +185,8 @@ class _Export:
         if net.plan.untraced:
             _refuse_untraced(net, size_ranges(net.plan, ranges))
         self.net, self.format, self.name = net, format_, name
-        self.session = Session(net, net.signature, inputs=inputs)
+        invented = Session(net, net.signature, inputs=inputs)
+        self.session = invented if inputs is not None else _as_cast(invented)
         self.ranges = size_ranges(net.plan, ranges, partial(above_lone_cells, self.session))
 
     @property
