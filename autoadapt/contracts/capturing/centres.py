@@ -48,7 +48,8 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._lengths: set[int] = set()
         self._names: dict[str, None] = {}
         for tensor, names in inputs:
-            sizes = {name: size for name, size in zip(names, tensor.shape, strict=True) if name and name[0] not in "BC"}
+            no_cells = "BC" if "H" in names else "B"  # where N and C are two guesses, a layer may work along C
+            sizes = {one: size for one, size in zip(names, tensor.shape, strict=True) if one and one[0] not in no_cells}
             self._grids.put(tensor, {name: Cells(Fraction(0), Fraction(1), size) for name, size in sizes.items()})
             self._names |= dict.fromkeys(sizes)
             self._lengths |= {size for name, size in sizes.items() if name[0] in "NT" and "H" not in sizes}
