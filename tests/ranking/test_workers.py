@@ -168,7 +168,8 @@ def test_workers_that_die_cost_their_candidate_alone_and_the_others_are_as_in_on
     assert again.rows == tuple(rows[name] for name in ALIVE)
     measured = {"seconds", "took"}
     assert [row.model_dump(exclude=measured) for row in rows.values()] == [
-        row.model_dump(exclude=measured) for row in alone.rows
+        pytest.approx(row.model_dump(exclude=measured))  # memory that lies elsewhere is added up otherwise
+        for row in alone.rows
     ]
 
 
