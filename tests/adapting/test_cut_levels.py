@@ -91,3 +91,24 @@ def test_levels_with_equal_dims_are_read_free_as_long_as_nothing_more_runs_for_t
     new = timm.create_model("resnet10t", features_only=True, out_indices=(0, 1, 2, 3))
     part = aa.swap(Levels((1,)), "backbone", new, inputs=IMAGES).backbone.swapped.parts[0]
     assert (part.read, part.free, part.left_out) == (("1",), ("0",), ("2", "3"))
+
+
+class ByValue(nn.Module):
+    """Reads a value, so that it does not run without any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 6, 3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) * x.mean().item()
+
+
+def test_what_runs_on_values_alone_is_cut_where_the_rest_trains_without_it() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), ByValue())
+    net = aa.adapt(model, like={"p1": "f32[B, 5, ceil(H/2), ceil(W/2)]"}, inputs=IMAGES)
+    assert net.plan.cut == ("1",)
+    found = net(IMAGES)["p1"]
+    torch.testing.assert_close(found, net.adapters["p1"](model[0](IMAGES)))
+    found.sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())

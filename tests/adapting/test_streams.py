@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
+from standalone_files import standalone
 from torch import nn
 
 import autoadapt as aa
@@ -170,11 +169,7 @@ def test_copies_pickles_exports_and_folders_give_the_same_stream(make, image, tm
 def test_the_standalone_source_gives_the_same_stream(make, image, tmp_path):
     model = Wrapped(make).eval()
     net = adapted(model)
-    spec = importlib.util.spec_from_file_location("standalone", Path(aa.to_source(net, tmp_path / "net.py")))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    written = module.Adapted(Wrapped(make)).eval()
-    written.load_state_dict(net.state_dict())
+    written = standalone(net, Wrapped(make), tmp_path / "net.py").eval()
     assert_same(written(image), wanted(model, image))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from exported_models import ALLOW, KINDS, SMALL_VIT, exported
 from point_clouds import READ, PointNet, PointTransformer, cloud
 from saved_models import LEVELS, Made, contract, images
 from small_models import Pair, Plain, Pyramid, Record, Wrapped, image
+from standalone_files import standalone
 from torch import nn
 
 import autoadapt as aa
@@ -38,13 +37,7 @@ def test_ten_models_come_back_from_a_folder_bit_for_bit(kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_models_as_source_give_the_same_bits_with_the_same_state_dict(kind, tmp_path):
     one = exported(kind)
-    aa.to_source(one.net, tmp_path / "net.py")
-    spec = importlib.util.spec_from_file_location("net", tmp_path / "net.py")
-    written = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(written)
-    other = written.Adapted(copy.deepcopy(one.new))
-    other.load_state_dict(one.net.state_dict(), strict=True)
-    assert one.same(other)
+    assert one.same(standalone(one.net, one.new, tmp_path / "net.py"))
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import timm
@@ -17,28 +16,13 @@ import torch
 from plan_kinds import KINDS as PLAN_KINDS, example, texts
 from saved_models import KINDS, Made, contract, images, made
 from small_models import Pair, Plain, Pyramid, Record, Wrapped, image
+from standalone_files import standalone
 from torch import nn
 
 import autoadapt as aa
 from autoadapt.contracts.trees import flatten
 
 ROOT = Path(__file__).parents[2]
-
-
-def read(path: Path) -> ModuleType:
-    """A file as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def standalone(net: nn.Module, new: nn.Module, path: Path) -> nn.Module:
-    """The class of the file around the backbone, with the weights of the adapted module."""
-    aa.to_source(net, path)
-    other = read(path).Adapted(copy.deepcopy(new))
-    other.load_state_dict(net.state_dict(), strict=True)
-    return other
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers as hf
+from standalone_files import standalone
 from torch import nn
 
 import autoadapt as aa
@@ -57,13 +57,7 @@ def test_the_remedy_of_the_refusal_works_and_who_reads_the_object_is_told() -> N
 
 def test_what_walks_through_all_outputs_passes_those_that_were_left_out(tmp_path: Path) -> None:
     model = aa.swap(Reader(), "decoder", Decoder(6), inputs=IDS, outputs=["0"])
-    aa.to_source(model.decoder, tmp_path / "plain.py")
-    spec = importlib.util.spec_from_file_location("plain", tmp_path / "plain.py")
-    assert spec is not None
-    assert spec.loader is not None
-    plain = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(plain)
-    for net in (model.decoder, plain.Adapted(model.decoder.backbone)):
+    for net in (model.decoder, standalone(model.decoder, model.decoder.backbone, tmp_path / "plain.py")):
         _, unread = net(IDS)
         assert not hasattr(unread, "items")
         assert getattr(unread, "shape", None) is None

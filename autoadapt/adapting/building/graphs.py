@@ -136,15 +136,16 @@ class _Emitter:
         passed = handed_on(self._plan.source, target)
         found: dict[str, Any] = {}
         for name in target.plain_arguments:
-            arguments = (name, placeholders[name], *accepted(target, name))
+            example, *alike = accepted(target, name)
+            arguments = (name, placeholders[name], example, *alike)
+            spares = any(one.spares for one in target.parameters if one.name == name)
             self._name = name
-            if name in passed and any(one.spares for one in target.parameters if one.name == name):
-                self.graph.call_function(layers.unchanged, arguments)
-                found[name] = arguments[2]  # what it would leave out is not read anyway
-            elif name in passed:
+            if name in passed and not spares:
                 found[name] = self.given[name] = self.put("call_function", layers.hand_on, *arguments)
             elif name not in target.filled:
                 self.graph.call_function(layers.unchanged, arguments)
+            if name in passed:
+                found.setdefault(name, example)  # what False would leave out is not read anyway
         return found
 
     def _forget_unused(self) -> None:
