@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoadapt.errors import Mismatch, SavingError
 
@@ -35,7 +36,8 @@ def _kind(module: nn.Module) -> str:
     told = [f"{name}={value}" for name, value in values.items() if _is_plain(value)]
     if isinstance(module, nn.Sequential):
         told.append(f"{len(module)} modules")
-    return f"{type(module).__name__}({', '.join(told)})"
+    kind = "BatchNorm" if isinstance(module, _BatchNorm) else type(module).__name__  # processes that train share one
+    return f"{kind}({', '.join(told)})"
 
 
 def _is_plain(value: object) -> bool:

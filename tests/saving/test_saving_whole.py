@@ -153,6 +153,19 @@ def test_a_loss_that_was_put_into_the_model_is_not_asked_for(tmp_path) -> None:
     assert torch.equal(aa.restore(tmp_path, model=build())(X), model(X))
 
 
+def test_a_model_that_several_processes_trained_is_restored_into_one_of_a_single_one(tmp_path) -> None:
+    def normed() -> Net:
+        return with_head(build(), nn.BatchNorm2d(8))
+
+    model = aa.swap(normed(), "backbone", aa.load("timm:test_resnet"), inputs=X)
+    shared = nn.SyncBatchNorm.convert_sync_batchnorm(model).eval()
+    assert isinstance(shared.head, nn.SyncBatchNorm)
+    aa.save(shared, tmp_path)
+    restored = aa.restore(tmp_path, model=normed())
+    assert type(restored.head) is nn.BatchNorm2d
+    assert torch.equal(restored.eval()(X), shared(X))
+
+
 def with_head(model: Net, head: nn.Module) -> Net:
     model.head = head
     return model
