@@ -1,8 +1,9 @@
-"""Asked sizes: checks of the arguments `sizes` and `batches` of `verify`."""
+"""Asked sizes: checks of the arguments `sizes` and `batches` of `verify`, and the sizes where none are asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from autoadapt.contracts.instances import is_whole
@@ -63,3 +64,22 @@ def checked_batches(batches: object) -> list[int]:
         fault = Mismatch("`batches`", "positive integers, at least one", repr(batches), remedy)
         raise VerificationError("`batches` cannot be run", [fault])
     return numbers
+
+
+def chosen_sizes(axes: Mapping[str, AxisSizes], example: Mapping[str, int], seed: int) -> list[dict[str, int]]:
+    """Up to six rows of legal sizes, different for each axis: the example's, small ones, some near it, a random one."""
+    generator = random.Random(seed)
+    varying = [name for name in axes if name != "B"]
+
+    def row(change: Callable[[int, int], int]) -> dict[str, int]:
+        return {name: axes[name].near(max(change(example[name], i), 1)) for i, name in enumerate(varying)}
+
+    rows = [
+        row(lambda size, _: size),
+        row(lambda size, i: size // 7 + 1 + 16 * i),
+        row(lambda size, i: size * 3 // 7 + 1 + 34 * i),
+        row(lambda size, i: size + (1 if i % 2 == 0 else -1)),
+        row(lambda size, i: size - 3 - 21 * (i % 2)),
+        row(lambda size, _: generator.randint(size // 3 + 1, size + size // 8 + 1)),
+    ]
+    return [dict(items) for items in dict.fromkeys(tuple(one.items()) for one in rows)]

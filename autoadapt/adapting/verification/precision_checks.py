@@ -112,7 +112,8 @@ def _far_values(
         """Compare with full precision on the rounded inputs, since rounding may change which points are chosen."""
         arguments, made = run(one)
         tensors = flatten(arguments.values)[1]
-        full = one.rebuilt([tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors])
+        pairs = zip(tensors, one.signature.inputs.leaves, strict=True)
+        full = one.rebuilt([t.to(spec.torch_dtype) if t.is_floating_point() else t for t, spec in pairs])
         return _far(one, one.leaves(full.call(one.copy())), made, words)
 
     faults, bare = of(session), session.backbone()

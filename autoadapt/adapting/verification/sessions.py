@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import random
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,13 +13,13 @@ from torch import nn
 from autoadapt.adapting.operations import Cast
 from autoadapt.adapting.planning import Plan, source_as_built, with_masks_told
 from autoadapt.adapting.verification.alias_checks import broken_aliases
-from autoadapt.adapting.verification.asked_sizes import checked_batches, checked_sizes
+from autoadapt.adapting.verification.asked_sizes import checked_batches, checked_sizes, chosen_sizes
 from autoadapt.adapting.verification.given_values import Before, as_given
 from autoadapt.contracts.allocations import MOST_INVENTED, bytes_of, refuse_invented
 from autoadapt.contracts.capturing import Arguments, bind
 from autoadapt.contracts.capturing.likely_masks import with_lengths
 from autoadapt.contracts.capturing.roles import holds
-from autoadapt.contracts.signature import AxisSizes, Signature, TensorSpec, dtype_name, mask_at, range_at
+from autoadapt.contracts.signature import Signature, TensorSpec, dtype_name, in_dtype, mask_at, range_at
 from autoadapt.contracts.trees import Container, Slot, Tree, flatten, path_texts, rebuild
 from autoadapt.contracts.views import eval_copy
 from autoadapt.errors import AdaptError, Mismatch
@@ -40,6 +39,7 @@ class Session:
         sizes: Sizes of the input axes to run at; chosen from the legal ones where left out.
         batches: Batch sizes to run at.
         seed: For the sizes and the invented inputs.
+        cast: What the module was cast to since its plan was made, if it was; the signature is of that dtype.
 
     Raises:
         AdaptError: Inputs would have to be invented, and even the smallest take too much memory; or sizes or batches
@@ -55,19 +55,21 @@ class Session:
         sizes: Sequence[Mapping[str, int]] | None = None,
         batches: Sequence[int] = (1, 3),
         seed: int = 0,
+        cast: torch.dtype | None = None,
     ) -> None:
         self.net = net
         self.signature = signature
         self.device = next((p.device for p in net.parameters()), torch.device("cpu"))
-        self._seed = seed
+        self._seed, self._cast = seed, cast
         self.blamed: list[str] = []
         """Faults of the present check that the bare backbone has as well, and that are not the module's."""
-        self._given = {} if inputs is None else _named_values(bind(net, inputs))
+        self.given = {} if inputs is None else _named_values(bind(net, inputs))
+        """The caller's inputs by path."""
         self._is_invented = inputs is None and sizes is None
         asked = checked_batches(batches)
         self._example = self._affordable(max(asked)) if self._is_invented else signature.sizes()
         chosen = checked_sizes(signature, sizes) if sizes is not None else None
-        self.sizes = chosen or _chosen_sizes(signature.axes, self._example, seed)
+        self.sizes = chosen or chosen_sizes(signature.axes, self._example, seed)
         self.batches = list(dict.fromkeys(self.at(B=batch).get("B", 0) for batch in asked))
 
     @property
@@ -168,7 +170,7 @@ class Session:
             refuse_invented(self._bytes_at(sizes), "inputs=an example call")
         signature, generator = self.signature, torch.Generator().manual_seed(self._seed)
         tensors = [self._tensor(path, spec, sizes, generator) for path, spec in signature.inputs.items()]
-        given = [self._given.get(path, one) for path, one in zip(signature.inputs.paths, tensors, strict=True)]
+        given = [self.given.get(path, one) for path, one in zip(signature.inputs.paths, tensors, strict=True)]
         tensors = with_lengths(tensors, given)
         if dtype is not None:
             tensors = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
@@ -191,7 +193,7 @@ class Session:
     ) -> torch.Tensor:
         """One input at given sizes."""
         shape = spec.shape(sizes)
-        given, mask = self._given.get(path), mask_at(self.signature.masks, path)
+        given, mask = self.given.get(path), mask_at(self.signature.masks, path)
         if given is not None and not (self.is_map(spec) and _is_blank(given)):
             given = given.detach()
             for axis, size in enumerate(shape):
@@ -304,7 +306,8 @@ class Session:
         if not isinstance(inner, nn.Module) or self.plan is None:
             return None
         taken = with_masks_told(source_as_built(self.plan), self.plan.target)
-        return Session(inner, taken, seed=self._seed)
+        taken = in_dtype(taken, self._cast) if self._cast is not None else taken
+        return Session(inner, taken, seed=self._seed, cast=self._cast)
 
     def excuse(self, run: Callable[[Session], object], reason: str) -> None:
         """Raise `NotApplicableError` where the bare backbone raises too; to be called when a check raised."""
@@ -340,25 +343,6 @@ def _named_values(arguments: Arguments) -> dict[str, torch.Tensor]:
     tree, tensors = flatten(arguments.values)
     named = zip(path_texts(tree), tensors, strict=True)
     return {path: tensor for path, tensor in named if tensor.device.type != "meta"}
-
-
-def _chosen_sizes(axes: Mapping[str, AxisSizes], example: Mapping[str, int], seed: int) -> list[dict[str, int]]:
-    """Up to six rows of legal sizes, different for each axis: the example's, small ones, some near it, a random one."""
-    generator = random.Random(seed)
-    varying = [name for name in axes if name != "B"]
-
-    def row(change: Callable[[int, int], int]) -> dict[str, int]:
-        return {name: axes[name].near(max(change(example[name], i), 1)) for i, name in enumerate(varying)}
-
-    rows = [
-        row(lambda size, _: size),
-        row(lambda size, i: size // 7 + 1 + 16 * i),
-        row(lambda size, i: size * 3 // 7 + 1 + 34 * i),
-        row(lambda size, i: size + (1 if i % 2 == 0 else -1)),
-        row(lambda size, i: size - 3 - 21 * (i % 2)),
-        row(lambda size, _: generator.randint(size // 3 + 1, size + size // 8 + 1)),
-    ]
-    return [dict(items) for items in dict.fromkeys(tuple(one.items()) for one in rows)]
 
 
 def differing_tree(expected: Tree, found: Tree) -> tuple[str, str] | None:

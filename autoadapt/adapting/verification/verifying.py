@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from autoadapt.adapting.planning.targets import with_inputs
+from autoadapt.adapting.verification.casts import recast
 from autoadapt.adapting.verification.checks import CHECKS, MASK_CHECKS, THOROUGH_CHECKS
 from autoadapt.adapting.verification.children import UnstartedError, in_children, stopped
 from autoadapt.adapting.verification.limits import OutOfTime, at_most
@@ -19,7 +20,7 @@ from autoadapt.adapting.verification.sessions import Session
 from autoadapt.adapting.verification.training_checks import one_step
 from autoadapt.contracts.capturing import capture
 from autoadapt.contracts.instances import check_module, not_a_module
-from autoadapt.contracts.signature import Signature
+from autoadapt.contracts.signature import Signature, dtype_name
 from autoadapt.contracts.unfit import off_the_meta_device, refuse_unfit, without_autocast
 from autoadapt.errors import VerificationError
 from autoadapt.showing.progress import Tell, telling
@@ -63,7 +64,9 @@ def verify(
         A row for each check. One that the bare backbone fails as well is not applicable, with that reason, or its
         row names what the backbone does not keep; NaN and what harms the program around, as settings of torch that are
         left changed or memory that is kept of each call, are faults even then. Of a module on the meta device, which
-        has no values, the contract, the plan and the shapes at all sizes are checked.
+        has no values, the contract, the plan and the shapes at all sizes are checked. An adapted module that was cast
+        since, as by `net.half()`, is checked in its new dtype, which its first row and the title say; inputs of the old
+        one, with which it does not run any more, are a fault.
 
     Raises:
         CaptureError: The inputs do not fit the module's `forward`, or it stands in FakeTensorMode.
@@ -89,16 +92,22 @@ def verify(
     asked |= {"sizes": sizes, "batches": batches, "seed": seed}
     with off_the_meta_device(), telling("verify", len(quick) + len(THOROUGH_CHECKS) * thorough) as tell:
         session = Session(**asked)
-        for name, run in quick.items():
+        cast = recast(session)
+        if cast is not None:
+            checks.append(cast.row(signature))
+            asked |= {"signature": cast.contract(signature), "cast": cast.now}
+            session = Session(**asked)
+        unfit = cast is not None and bool(cast.unfit)
+        for name, run in quick.items() if not unfit else ():
             tell(name, len(checks))
             checks.append(checked(session, name, run))
-        if thorough:
+        if thorough and not unfit:
             tell(", ".join(THOROUGH_CHECKS), len(checks))
             checks += _thorough(session, asked, seconds, memory, tell)
-    if not thorough:
-        checks += [Check(name=name, outcome="not run", detail="thorough=True") for name in THOROUGH_CHECKS]
+    left = [name for name in (*quick, *THOROUGH_CHECKS) if name not in {check.name for check in checks}]
+    checks += [Check(name=name, outcome="not run", detail="dtype" if unfit else "thorough=True") for name in left]
     unnamed = signature.title == Signature.model_fields["name"].default  # one in texts
-    name = type(net).__name__ if unnamed else signature.title
+    name = (type(net).__name__ if unnamed else signature.title) + (f" in {dtype_name(cast.now)}" if cast else "")
     return Verification(name=name, checks=tuple(checks), seconds=time.perf_counter() - started)
 
 

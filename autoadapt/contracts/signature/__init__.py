@@ -1,6 +1,7 @@
 """Signature: what goes into a module and what comes out, as a frozen value."""
 
 from autoadapt.contracts.signature.axes import AxisSizes, equal_where_legal, first_legal, range_at, smallest_size
+from autoadapt.contracts.signature.casts import in_dtype
 from autoadapt.contracts.signature.cell_orders import Cells, cells_in, in_order
 from autoadapt.contracts.signature.channel_names import channel_names, met_by_name
 from autoadapt.contracts.signature.held_values import Bound, Held
@@ -47,6 +48,7 @@ __all__ = [
     "first_legal",
     "frames_of",
     "image_of",
+    "in_dtype",
     "in_order",
     "mask_at",
     "met_by_name",

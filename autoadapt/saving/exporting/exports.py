@@ -13,6 +13,7 @@ from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.verification.casts import recast
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.adapting.verification.unexported import no_logs
 from autoadapt.contracts.capturing.solving import UnexplainedError
@@ -163,17 +164,12 @@ def _refuse_opset(path: Path, format_: Format, opset_version: int | None) -> Non
         raise ExportError("only ONNX has an opset_version", [fault])
 
 
-def _as_cast(session: Session) -> Session:
-    """The session, or one with inputs of the module's own dtype where it was cast and takes no others any more."""
-    own = next((p.dtype for p in session.net.parameters() if p.is_floating_point()), None)
-    if own is None or own in {spec.torch_dtype for spec in session.signature.inputs.leaves}:
+def _as_cast(session: Session, inputs: object) -> Session:
+    """The session, or one in the module's own dtype where it was cast since it was built."""
+    cast = recast(session)
+    if cast is None or cast.unfit:
         return session
-    with quiet():
-        try:
-            session.arguments(session.small(B=2)).call(session.shared)
-        except RuntimeError:  # of torch: a layer and its input differ in dtype
-            return Session(session.net, session.signature, inputs=session.arguments(session.at(B=2), dtype=own))
-    return session
+    return Session(session.net, cast.contract(session.signature), inputs=inputs, cast=cast.now)
 
 
 class _Export:
@@ -185,8 +181,7 @@ class _Export:
         if net.plan.untraced:
             _refuse_untraced(net, size_ranges(net.plan, ranges))
         self.net, self.format, self.name = net, format_, name
-        invented = Session(net, net.signature, inputs=inputs)
-        self.session = invented if inputs is not None else _as_cast(invented)
+        self.session = _as_cast(Session(net, net.signature, inputs=inputs), inputs)
         self.ranges = size_ranges(net.plan, ranges, partial(above_lone_cells, self.session))
 
     @property
