@@ -316,8 +316,9 @@ class _Matching:
         if ordered:
             listed = [option for option in options if self.sources[option].listed]
             wanted = [self._specs[path] for path in paths]
-            chosen = shared_out(listed if len(listed) >= len(paths) else options, wanted, self.sources)
-            for path, option, found in zip(paths, chosen, shared_out(options, wanted, self.sources), strict=True):
+            chosen = shared_out(listed if len(listed) >= len(paths) else options, wanted, self.sources, taken)
+            instead = shared_out(options, wanted, self.sources, taken)
+            for path, option, found in zip(paths, chosen, instead, strict=True):
                 others = tuple(other for other in options if other != option)
                 remark = "" if option == found else f"{self.name} lists {option} as its level, before {found}"
                 if option in taken and name_in(path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -83,52 +83,34 @@ def spread(options: Sequence[str], count: int) -> list[str]:
     return [options[-(-(i + 1) * len(options) // count) - 1] for i in range(count)]
 
 
-def shared_out(options: Sequence[str], wanted: Sequence[TensorSpec], sources: Mapping[str, Source]) -> list[str]:
+def shared_out(
+    options: Sequence[str], wanted: Sequence[TensorSpec], sources: Mapping[str, Source], taken: Collection[str] = ()
+) -> list[str]:
     """An option for each target: of recurrent states the first ones, `h` of `(h, c)`; of others as from `spread`.
 
-    Where all are known to depend on a share of the blocks of a transformer, those with the nearest shares.
+    Where all are known to depend on a share of the blocks of a transformer, those with the nearest shares; but outputs
+    that are as many as the targets, none of which serves others (`taken`), are levels that were chosen to agree.
     """
     specs = [sources[option].spec for option in options]
     if all(map(is_state, specs)):
         return [options[min(i, len(options) - 1)] for i in range(len(wanted))]
+    if len(options) == len(wanted) and not any(sources[option].tap or option in taken for option in options):
+        return [*options]
     found, shares = [one.share for one in specs if one.share is not None], [one.share for one in wanted]
     known = [share for share in shares if share is not None]
-    if len(found) < len(specs) or len(known) < len(shares) or sorted(found) != found or sorted(known) != known:
+    if len(found) < len(specs) or len(known) < len(shares):
         return spread(options, len(wanted))
-    return [options[i] for i in nearest_in_order(known, found)]
+    return [options[nearest(share, found)] for share in known]
 
 
-def nearest_in_order(wanted: Sequence[float], offered: Sequence[float]) -> list[int]:
-    """For each number the place of one near to it, at the least sum of distances; later ones get later places.
-
-    No place is given twice where there are enough. Of equal sums the later places are taken.
-
-    Args:
-        wanted: Numbers in ascending order.
-        offered: Numbers in ascending order.
+def nearest(wanted: float, offered: Sequence[float]) -> int:
+    """The place of the number that is nearest to another one; of equally near ones that of the last of the largest.
 
     Example:
-        >>> nearest_in_order([0.5, 1], [0, 0.25, 0.5, 0.75, 1]), nearest_in_order([0, 0.5, 1], [0.5, 1])
-        ([2, 4], [0, 0, 1])
+        >>> nearest(0.6667, [0, 0.25, 0.5, 0.75, 1]), nearest(0.25, [0, 0.5, 0.5])
+        (3, 2)
     """
-    apart = len(offered) >= len(wanted)
-    best: list[tuple[float, list[int]]] = [(0.0, [])] * len(offered)
-    for i, number in enumerate(wanted):
-        made: list[tuple[float, list[int]]] = []
-        least: tuple[float, list[int]] = (0.0, []) if i == 0 else (math.inf, [])
-        for j, other in enumerate(offered):
-            if i and not apart:
-                least = min(least, best[j], key=_later)
-            cost = round(least[0] + abs(number - other), 6)
-            made.append((cost, [*least[1], j]))
-            if i and apart:
-                least = min(least, best[j], key=_later)
-        best = made
-    return min(best, key=_later)[1]
-
-
-def _later(found: tuple[float, list[int]]) -> tuple[float, int]:
-    return found[0], -found[1][-1] if found[1] else 0
+    return min(range(len(offered)), key=lambda i: (round(abs(wanted - offered[i]), 3), -offered[i], -i))
 
 
 def cell(tensor: Factored) -> Fraction:
@@ -279,8 +261,14 @@ def end_of(options: tuple[str, ...], sources: Mapping[str, Source]) -> tuple[str
 
 
 def no_deeper(stage: Stage, depth: float, sources: Mapping[str, Source]) -> set[str]:
-    """The sources of a stage that are at most a twentieth of a network deeper than a depth, about one block."""
-    return {path for path in stage.sources if (sources[path].spec.depth or 0) <= depth + WHOLE / 20}
+    """The sources of a stage that are at most a twentieth of a network deeper than a depth, or as deep as the nearest.
+
+    A twentieth is about one block; of few blocks, the nearest may be deeper by more than that.
+    """
+    depths = {path: sources[path].spec.depth or 0 for path in stage.sources}
+    known = list(depths.values())
+    most = max(depth + WHOLE / 20, known[nearest(depth, known)])
+    return {path for path, own in depths.items() if own <= most}
 
 
 def whole_first(

@@ -79,6 +79,9 @@ def chosen(new, old, depth):
         (slice(1, 3), 4, [1, 2]),
         (slice(5), 8, [0, 2, 4, 6, 8]),
         (slice(5), 2, [0, 1, 1, 2, 2]),
+        (slice(1, 4), 3, [1, 2, 2]),
+        (slice(1, 4), 5, [1, 3, 4]),
+        (slice(2, 5), 3, [2, 2, 3]),
     ],
 )
 def test_states_come_from_behind_the_same_share_of_blocks(at, depth, served):
@@ -87,6 +90,50 @@ def test_states_come_from_behind_the_same_share_of_blocks(at, depth, served):
 
 def test_so_do_blocks_that_are_tapped():
     assert chosen(lambda states: states[-1], lambda states: tuple(states[1:3]), 8)[0] == 1
+
+
+class Picture(nn.Module):
+    """Blocks over patches of an image, all of whose states come out; the last one by another name too."""
+
+    def __init__(self, depth, *, states=True):
+        super().__init__()
+        torch.manual_seed(depth)
+        self.patches = nn.Conv2d(3, 8, 16, 16)
+        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(8, 2, 8, 0, batch_first=True) for _ in range(depth))
+        self.states = states
+
+    def forward(self, x):
+        found = [self.patches(x).flatten(2).mT]
+        for block in self.blocks:
+            found.append(block(found[-1]))
+        return {"last": found[-1], "hidden_states": tuple(found)} if self.states else found[-1]
+
+
+IMAGE = torch.randn(2, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "depth", "served", "remark"),
+    [
+        (3, 4, [0, 1, 3], "hidden_states.1 25 % (33 %), hidden_states.2 75 % (67 %)"),
+        (4, 3, [0, 1, 2, 2], "hidden_states.1 33 % (25 %), hidden_states.2 67 % (50 %), hidden_states.3 67 % (75 %)"),
+        (2, 4, [0, 2], ""),
+    ],
+)
+def test_states_of_images_come_from_the_nearest_share_of_few_blocks_and_the_plan_says_from_which(
+    blocks, depth, served, remark
+):
+    made = aa.adapt(Picture(depth).eval(), like=Picture(blocks).eval(), inputs=IMAGE).plan
+    sources = {route.target: route.source for route in made.routes}
+    assert [int(sources[f"hidden_states.{i}"].rpartition(".")[2]) for i in range(blocks)] == served
+    told = f"share of the blocks before what is read, for the old one in brackets: {remark}"
+    assert [one for one in made.remarks if "share of the blocks" in one] == [told] * bool(remark)
+
+
+def test_blocks_alone_serve_states_of_few_blocks_by_the_nearest_share():
+    made = aa.adapt(Picture(4, states=False).eval(), like=Picture(3).eval(), inputs=IMAGE).plan
+    sources = {route.target: route.source for route in made.routes}
+    assert [sources[f"hidden_states.{i}"] for i in (1, 2)] == ["blocks.0", "blocks.2"]
 
 
 class Both(nn.Module):
@@ -167,3 +214,10 @@ def test_lists_of_the_very_same_numbers_keep_them():
     new = Stack(6, 8, lambda states: {"maps": tuple(states[i] for i in (6, 7, 8))})
     routes = aa.adapt(new.eval(), like=old.eval(), inputs=IDS).plan.routes
     assert [route.source for route in routes] == ["maps.0", "maps.1", "maps.2"]
+
+
+def test_as_many_levels_of_other_names_serve_each_other_in_order():
+    old = Stack(8, 4, lambda states: {"maps": tuple(states[i] for i in (2, 3, 4))})
+    new = Stack(6, 4, lambda states: {"levels": tuple(states[i] for i in (1, 2, 4))})
+    routes = aa.adapt(new.eval(), like=old.eval(), inputs=IDS).plan.routes
+    assert [route.source for route in routes] == ["levels.0", "levels.1", "levels.2"]

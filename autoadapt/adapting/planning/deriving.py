@@ -29,7 +29,7 @@ from autoadapt.adapting.planning.offsets import without_offsets
 from autoadapt.adapting.planning.padded_levels import stretched_over_padding
 from autoadapt.adapting.planning.places import by_places
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
-from autoadapt.adapting.planning.remarks import input_remarks, size_remarks, too_long, value_remarks
+from autoadapt.adapting.planning.remarks import depth_remarks, input_remarks, size_remarks, too_long, value_remarks
 from autoadapt.adapting.planning.restored_values import held_remarks, with_held
 from autoadapt.adapting.planning.sources import (
     costs_of,
@@ -294,6 +294,7 @@ def _remarks(
         *input_remarks(source, offer.wanted, offer.inputs, masks_read(made)),
         *frame_remarks(source, offer.wanted, offer.inputs),
         *size_remarks(source, target, offer.short),
+        *depth_remarks(offer.wanted, made),
         *value_remarks(source, offer.wanted),
         *held_remarks(source, offer.wanted, made),
         *state_remarks(source, offer.wanted, made),

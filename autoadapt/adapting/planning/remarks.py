@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from autoadapt.adapting.planning.plans import InputRoute
+from autoadapt.adapting.planning.plans import InputRoute, Route
 from autoadapt.contracts.signature import Signature, TensorSpec
 
 
@@ -54,6 +54,21 @@ def value_remarks(source: Signature, target: Signature) -> list[str]:
         said.append(_AHEAD if source.looks_ahead else _BACK)
     return said + [f"{target.name} is not deterministic: {_DRAWN} ({drawn})"] * bool(drawn)
 
+
+def depth_remarks(target: Signature, made: Sequence[Route]) -> list[str]:
+    """A remark on states of transformers that are read behind another share of the blocks than the old ones were."""
+    shares = [(one.target, one.specs[0].share, target.outputs[one.target].share) for one in made if not one.same_as]
+    moved = [
+        f"{path} {new:.0%} ({old:.0%})"
+        for path, new, old in shares
+        if new is not None and old is not None and abs(new - old) >= _SEEN
+    ]
+    told = "share of the blocks before what is read, for the old one in brackets: "
+    return [told + ", ".join(moved).replace("%", " %")] if moved else []
+
+
+_SEEN = 0.005
+"""The least difference of shares that percents show."""
 
 _AHEAD = (
     "tokens of the new module depend on those behind them, those of the old one did not: where the next token is to be"
