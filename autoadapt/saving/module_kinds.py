@@ -1,58 +1,153 @@
-"""Kinds of modules: the class of each module that stands in no adapted part, and the constants that it declares.
+"""Kinds of modules: the class of each module that stands in no adapted part, and its settings.
 
-Tensors do not tell a sigmoid from none, nor a dilated convolution from a plain one; classes and constants do.
+Tensors do not tell a sigmoid from none, nor a dilated convolution from a plain one, nor a scale of 0.5 from one of 2;
+classes and plain attributes do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from autoadapt.errors import Mismatch, SavingError
 
-_WITHOUT_EFFECT = {"inplace", "training"}  # on values; modes are noted elsewhere
+_OWN = {*vars(nn.Module()), "autoadapt_call", "inplace"}  # modes and calls are noted elsewhere
+LONGEST = 200
+"""Characters of a value; longer ones, as of tables, are not noted."""
 _REMEDY = "build the model as it was\nrestore(..., strict=False)      to have it nevertheless"
+_DROPS = ("Dropout", "DropPath", "StochasticDepth")
+"""Classes that are an identity but in training, by the names that libraries give them."""
+
+
+class Setting(NamedTuple):
+    """A plain attribute of a module that differs from the one that was saved."""
+
+    path: str
+    name: str
+    saved: str
+    found: str
+
+    @property
+    def is_of_training(self) -> bool:
+        """Whether it counts in training alone, as it is known of layers of torch."""
+        return self.name in ("momentum", "dropout")
 
 
 def kinds_of(model: nn.Module, parts: Iterable[str]) -> dict[str, str]:
-    """The class and constants of each module below the model, by path.
+    """The class of each module below the model, by path; of a sequence also how many it runs.
 
     Args:
         model: A whole model.
         parts: Paths of modules that are left out, with all that is inside of them.
     """
+    return {path: _kind(module) for path, module in _outside(model, parts) if path}
+
+
+def settings_of(model: nn.Module, parts: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The plain attributes of the model and of each module below it, by path and name, as texts.
+
+    Numbers, texts, functions and sequences of these are plain; and so is what a class declares in `__constants__`.
+
+    Args:
+        model: A whole model.
+        parts: Paths of modules that are left out, with all that is inside of them.
+    """
+    found = {path: _settings(module) for path, module in _outside(model, parts) if not _is_identity(module)}
+    return {path: settings for path, settings in found.items() if settings}
+
+
+def _outside(model: nn.Module, parts: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
     left_out = set(parts)
     inside = tuple(f"{path}." for path in left_out)
-    named = ((path, one) for path, one in model.named_modules() if path)
-    return {path: _kind(one) for path, one in named if path not in left_out and not path.startswith(inside)}
+    named = model.named_modules()
+    return ((path, one) for path, one in named if path not in left_out and not path.startswith(inside))
 
 
 def _kind(module: nn.Module) -> str:
-    """Such as `Conv2d(stride=(1, 1), ..)`, of what `__constants__` names; of a sequence how many it runs."""
-    declared = set(getattr(module, "__constants__", ())) - _WITHOUT_EFFECT
-    values = {name: getattr(module, name, None) for name in sorted(declared)}
-    told = [f"{name}={value}" for name, value in values.items() if _is_plain(value)]
     if isinstance(module, nn.Sequential):
-        told.append(f"{len(module)} modules")
-    kind = "BatchNorm" if isinstance(module, _BatchNorm) else type(module).__name__  # processes that train share one
-    return f"{kind}({', '.join(told)})"
+        return f"{type(module).__name__}({len(module)} modules)"
+    if _is_identity(module):
+        return "Identity"
+    return "BatchNorm" if isinstance(module, _BatchNorm) else type(module).__name__  # processes that train share one
 
 
-def _is_plain(value: object) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(map(_is_plain, value))
-    return isinstance(value, (bool, int, float, str))
+def _is_identity(module: nn.Module) -> bool:
+    named = isinstance(module, _DropoutNd) or type(module).__name__ in _DROPS
+    return (named and not any(module.children())) or isinstance(module, nn.Identity)
+
+
+def _settings(module: nn.Module) -> dict[str, str]:
+    declared = {name: getattr(module, name, None) for name in getattr(module, "__constants__", ())}
+    values = {**declared, **vars(module)}
+    texts = {name: _text(value) for name, value in values.items() if isinstance(name, str) and name not in _OWN}
+    return {name: text for name, text in sorted(texts.items()) if text and len(text) <= LONGEST}
+
+
+def _text(value: object) -> str:
+    """A value, equal for equal ones; empty where it is not plain."""
+    match value:
+        case bool() | None:
+            return repr(value)
+        case int():
+            return repr(int(value))
+        case float():
+            return repr(int(value) if value.is_integer() else float(value))
+        case str():
+            return repr(str(value))
+        case tuple() | list():
+            texts = [_text(one) for one in value]
+            return f"({', '.join(texts)}{',' * (len(texts) == 1)})" if all(texts) else ""
+        case types.FunctionType() | types.BuiltinFunctionType():
+            return f"{value.__module__}.{value.__qualname__}"
+    return ""
 
 
 def check_kinds(noted: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Refuse a model whose modules work otherwise; a module that one of both lacks, such as a loss, is no fault.
+    """Refuse a model with modules of other classes; a module that one of both lacks, such as a loss, is no fault.
 
     Raises:
-        SavingError: Modules of one path are of other classes, or have other constants.
+        SavingError: Modules of one path are of other classes.
     """
-    others = [path for path in noted if path in found and noted[path] != found[path]]
-    faults = [Mismatch(path, noted[path], found[path], _REMEDY) for path in others]
+    pairs = [(path, noted[path], found[path]) for path in noted if path in found]
+    # folders of before have constants in brackets behind the class
+    others = [pair for pair in pairs if pair[1] != pair[2] and not pair[1].startswith(f"{pair[2]}(")]
+    _refuse([Mismatch(*pair, _REMEDY) for pair in others])
+
+
+def check_settings(
+    noted: Mapping[str, Mapping[str, str]],
+    found: Mapping[str, Mapping[str, str]],
+    telling: Callable[[list[Setting]], list[Setting] | None],
+) -> None:
+    """Refuse a model whose modules have other plain attributes, where these change what it returns.
+
+    What one of both lacks is no fault: it may have been set from outside.
+
+    Args:
+        noted: Those of the saved model.
+        found: Those of the model that it is restored into.
+        telling: Tells which of some settings change what the model returns; None where it cannot be run.
+
+    Raises:
+        SavingError: There are such settings, or others than those of training, and the model cannot be run.
+    """
+    others = [
+        Setting(path, name, text, found[path][name])
+        for path, settings in noted.items()
+        for name, text in settings.items()
+        if found.get(path, {}).get(name, text) != text
+    ]
+    told = telling(others) if others else []
+    left = [one for one in others if not one.is_of_training] if told is None else told
+    why = "" if told is not None else "the model was not run to see whether this changes what it returns"
+    _refuse([Mismatch(f"{one.path}.{one.name}".lstrip("."), one.saved, one.found, _REMEDY, why) for one in left])
+
+
+def _refuse(faults: list[Mismatch]) -> None:
     if faults:
         raise SavingError(f"the model works otherwise than the one that was saved, in {len(faults)} places", faults[:6])

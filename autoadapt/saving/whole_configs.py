@@ -12,6 +12,7 @@ from autoadapt.contracts.facts import first_fault, interruptible
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.files.reading import one_line, read_json, read_text
 from autoadapt.saving.folder_configs import Frozen, checksum
+from autoadapt.saving.module_kinds import LONGEST
 from autoadapt.swapping.folding import Folding
 from autoadapt.swapping.passes import Handing
 
@@ -62,7 +63,9 @@ class WholeConfig(Frozen):
     call: tuple[Annotated[str, Field(pattern=_SPEC)], ...] = Field(default=(), max_length=_MOST_PARTS)
     """The shapes that it was called with at its last swap, as commands take them: `f32[2, 3, 64, 64]`."""
     kinds: dict[str, str] = Field(default_factory=dict)
-    """Classes and constants of the modules outside of the parts, by path; none in folders of earlier versions."""
+    """Classes of the modules outside of the parts, by path; none in folders of earlier versions."""
+    settings: dict[str, dict[str, Annotated[str, Field(max_length=LONGEST)]]] = Field(default_factory=dict)
+    """Their plain attributes, by path and name."""
     tied: dict[str, str] = Field(default_factory=dict)
     training: dict[str, bool]
     frozen: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ The folder holds each adapted part as `save` writes it, below `parts/`, all othe
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import os
 import shutil
@@ -28,7 +29,7 @@ from autoadapt.contracts.views import copy_module, on_meta
 from autoadapt.errors import Mismatch, SavingError
 from autoadapt.files.writing import check_place, explained, file_hash, refuse_link, write_all
 from autoadapt.saving.folder_configs import CONFIG, WEIGHTS
-from autoadapt.saving.module_kinds import check_kinds, kinds_of
+from autoadapt.saving.module_kinds import check_kinds, check_settings, kinds_of, settings_of
 from autoadapt.saving.module_states import (
     all_tensors,
     frozen_parts,
@@ -42,6 +43,7 @@ from autoadapt.saving.module_states import (
     unsaveable,
 )
 from autoadapt.saving.results import Saved
+from autoadapt.saving.setting_trials import telling_settings
 from autoadapt.saving.weight_files import read_tensors
 from autoadapt.saving.whole_configs import WHOLE, Place, WholeConfig, read_whole
 from autoadapt.swapping.folding import put_layers
@@ -93,6 +95,7 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
         parts=tuple(places),
         call=call_of(model),
         kinds=kinds_of(model, _members(places)),
+        settings=settings_of(model, _members(places)),
         tied=ties,
         training=modes_of(model),
         frozen=frozen_parts(model),
@@ -151,7 +154,7 @@ def restore_whole(
         model: The model as it was before anything was swapped; changed in place, and only if all fits.
         new: The backbones, by path, where autoadapt did not load them by name; one alone where there is one part.
         restore_part: Restores one part from its folder.
-        strict: Refuse a model with modules of other classes or constants.
+        strict: Refuse a model with modules of other classes or plain attributes.
 
     Raises:
         SavingError: The model is missing or another one, or a part cannot be restored; the model is as it was.
@@ -167,7 +170,10 @@ def restore_whole(
     shaped = _with_folded_layers(model, config)
     _check_fit(shaped, config, tensors)
     if strict:
-        check_kinds(config.kinds, kinds_of(shaped, _members(config.parts)))
+        parts = _members(config.parts)
+        check_kinds(config.kinds, kinds_of(shaped, parts))
+        telling = functools.partial(telling_settings, model, config.call, tensors)
+        check_settings(config.settings, settings_of(shaped, parts), telling)
     made: dict[str, AdaptedModule] = {}
     for place in config.parts:
         given = new.get(place.path) if isinstance(new, Mapping) else new

@@ -130,7 +130,11 @@ def test_another_model_is_refused_and_stays_as_it_was(folder, make, said: str) -
     ("saved", "other", "said"),
     [
         (nn.Identity(), nn.Sigmoid(), "Sigmoid"),
-        (nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=2, dilation=2), r"dilation=\(2, 2\)"),
+        (
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, padding=2, dilation=2),
+            r"head.dilation\n  expected  \(1, 1\)\n  found     \(2, 2\)",
+        ),
         (nn.Sequential(nn.Conv2d(8, 8, 1)), nn.Sequential(nn.Conv2d(8, 8, 1), nn.Tanh()), "2 modules"),
     ],
 )
