@@ -44,7 +44,8 @@ def chain(
         have, want = unmapped(have), want if have.strides else unmapped(want)
     regrids = learned and any(step.first for step in regridded(have, want))
     moved = regrids or (learned and _is_moved(have, want))
-    alike = (spec.dims, spec.order, spec.points) == (target.dims, target.order, target.points)
+    turned = None not in (spec.merged, target.merged) and spec.merged != target.merged
+    alike = (spec.dims, spec.order, spec.points) == (target.dims, target.order, target.points) and not turned
     if alike and not (project and learned) and not moved:
         return _cast(spec, target)
     if spec.is_floating != target.is_floating:

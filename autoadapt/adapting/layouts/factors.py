@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from autoadapt.contracts.dims import Dim, leading_and_product
-from autoadapt.contracts.signature import TensorSpec, in_order
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Part, TensorSpec, in_order, listed_along
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,14 @@ def factored(
         centres = (found[0].first, found[0].step) if found and not even else None
         return Atom(dim, kind, 1 / slope if slope else None, centres, even)
 
+    def merged(part: Part) -> Atom:
+        if part.along and part.dim.constant is not None:
+            return Atom(part.dim, frozenset({called.get(part.along, part.along)}), None)
+        return atom(part.dim)
+
     def atoms(axis: int, factors: Sequence[Dim]) -> tuple[Atom, ...]:
+        if spec.merged is not None and axis == spec.merged.axis:
+            return tuple(merged(part) for part in spec.merged.parts if part.dim != 1)
         if spec.map_axis is not None and axis - spec.map_axis in (0, 1):  # of fixed size, as rows or columns
             side = "HW"[axis - spec.map_axis]
             return (Atom(spec.dims[axis], frozenset({called.get(side, side)}), None),)
@@ -105,7 +112,7 @@ def factored(
             return tuple(Atom(factor, POINTS, None) for factor in factors)
         return tuple(atom(factor) for factor in factors)
 
-    split = [_ordered(spec, *leading_and_product(dim), dim) for dim in spec.dims]
+    split = [_ordered(spec, axis) for axis in range(len(spec.dims))]
     dims = {"dims": tuple(dim.substitute(given) for dim in spec.dims)} if given else {}
     return Factored(
         spec=spec.model_copy(update=dims) if dims else spec,
@@ -115,17 +122,20 @@ def factored(
     )
 
 
-def _ordered(spec: TensorSpec, extra: int, factors: tuple[Dim, ...], dim: Dim) -> tuple[int, int, tuple[Dim, ...]]:
+def _ordered(spec: TensorSpec, axis: int) -> tuple[int, int, tuple[Dim, ...]]:
     """Entries before and behind the cells of an axis, and its factors, the slowest first.
 
     An axis of cells in unknown order is one factor, and so is one with two factors of one input axis.
     """
+    extra, factors = listed_along(spec.dims, axis, spec.merged)
+    if spec.merged is not None and axis == spec.merged.axis:
+        return 0, 0, factors
     cells = [factor for factor in factors if factor.axes and "B" not in factor.axes]
     if len(cells) < 2:
         return extra, 0, factors
     axes = {min(factor.axes): factor for factor in cells}
     if spec.cells == "unknown" or len(axes) < len(cells):
-        return 0, 0, (dim,)
+        return 0, 0, (spec.dims[axis],)
     trailing = min(spec.trailing, extra)
     turned = (axes[axis] for axis in in_order(axes, spec.cells))
     factors = tuple(next(turned) if factor in cells else factor for factor in factors)

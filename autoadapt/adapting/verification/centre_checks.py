@@ -17,9 +17,9 @@ from torch import nn
 from autoadapt.adapting.operations import Restore
 from autoadapt.adapting.planning import Plan, source_axes
 from autoadapt.contracts.capturing import Arguments
-from autoadapt.contracts.dims import Dim, leading_and_product
+from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.layer_kinds import PROJECTING
-from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.contracts.signature import Signature, TensorSpec, listed_along
 from autoadapt.contracts.trees import NAMED, Container, Slot, Tree, flatten
 from autoadapt.errors import Mismatch
 
@@ -79,7 +79,7 @@ def telling_sizes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) ->
 
 def _sides(spec: TensorSpec, axis: str) -> tuple[Dim, float]:
     """The number of cells along an input axis, as a formula, and their distance in pixels."""
-    factors = (factor for dim in spec.dims for factor in leading_and_product(dim)[1])
+    factors = (factor for place in range(len(spec.dims)) for factor in listed_along(spec.dims, place, spec.merged)[1])
     step = next(one.step for one in spec.centres if one.axis == axis)
     return next(factor for factor in factors if factor.axes == {axis}), step
 
@@ -164,8 +164,8 @@ def _positions(spec: TensorSpec, axis: str, sizes: Mapping[str, int]) -> torch.T
     """
     shape = spec.shape(sizes)
     centres = next((one for one in spec.centres if one.axis == axis), None)
-    for place, dim in enumerate(spec.dims):
-        leading, factors = leading_and_product(dim)
+    for place in range(len(spec.dims)):
+        leading, factors = listed_along(spec.dims, place, spec.merged)
         sides = [int(factor.evaluate(sizes)) for factor in factors]
         own = next((number for number, factor in enumerate(factors) if factor.axes == {axis}), None)
         if centres is not None and own is not None:

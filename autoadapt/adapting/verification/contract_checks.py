@@ -36,7 +36,10 @@ def plan_follows(session: Session) -> Findings:
     faults = [
         fault
         for route in plan.routes
-        for fault in (*broken_chain(route, contract[route.target], plan.target.axes), *misread_rows(route))
+        for fault in (
+            *broken_chain(route, contract[route.target], plan.target.axes),
+            *misread_rows(route, contract[route.target]),
+        )
     ]
     count = sum(len(route.steps) for route in plan.routes)
     return Findings(faults, "1 step" if count == 1 else f"{count} steps, each fits the one before")

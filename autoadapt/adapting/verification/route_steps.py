@@ -37,16 +37,21 @@ def broken_chain(route: Route, contract: TensorSpec, axes: Mapping[str, AxisSize
     return faults
 
 
-def misread_rows(route: Route) -> list[Mismatch]:
+def misread_rows(route: Route, contract: TensorSpec) -> list[Mismatch]:
     """Axes that a step merges into one, or splits, in another order than that of their cells.
 
     For example a map whose columns are read as rows: its sizes are right, and its values misplaced.
+
+    Args:
+        route: From a source to an output.
+        contract: The output as the contract has it.
     """
-    faults = []
+    faults, told = [], [one.parts for one in (route.specs[0].merged, contract.merged) if one is not None]
+    known = [[part.dim for part in parts] for parts in told]
     for step, before, made in zip(route.steps, route.specs, route.specs[1:], strict=False):
         for shown, cells, dims in _merged(step, before, made):
             axes = [min(dim.axes - {"B"}) for dim in dims if dim.axes - {"B"}]
-            if axes != in_order(axes, cells):
+            if axes != in_order(axes, cells) and dims not in known:
                 faults.append(Mismatch(route.target, _BY.get(cells, f"cells in {cells} order"), shown))
     return faults
 

@@ -8,22 +8,25 @@ from collections.abc import Mapping, Sequence
 from autoadapt.contracts.capturing.cell_axes import Grid
 from autoadapt.contracts.capturing.inner_leaves import InnerKey
 from autoadapt.contracts.capturing.probing import Observation
-from autoadapt.contracts.dims import Dim, leading_and_product
-from autoadapt.contracts.signature import Centres
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Centres, Merged, listed_along
 
 Run = tuple[Mapping[str, int], Observation]
 """Sizes of the input axes, and what was observed at them."""
 
 
-def output_centres(outputs: Sequence[Sequence[Dim]], runs: Sequence[Run]) -> list[tuple[Centres, ...]]:
+def output_centres(
+    outputs: Sequence[Sequence[Dim]], merged: Sequence[Merged | None], runs: Sequence[Run]
+) -> list[tuple[Centres, ...]]:
     """For each output the centres on which the runs agree.
 
     Args:
         outputs: The dims of each output.
+        merged: The merged axis of each output that has one.
         runs: Runs in which cells were followed; may be empty.
     """
     return [
-        _agreed([_centres(dims, run.grids[number], sizes) for sizes, run in runs])
+        _agreed([_centres(dims, run.grids[number], sizes, merged[number]) for sizes, run in runs])
         for number, dims in enumerate(outputs)
     ]
 
@@ -56,10 +59,12 @@ def class_tokens(dims: Mapping[InnerKey | int, Sequence[Dim]], runs: Sequence[Ru
     return {key for key in vectors if runs and all(is_class_token(key, run) for _, run in runs)}
 
 
-def _centres(dims: Sequence[Dim], grid: Grid, sizes: Mapping[str, int]) -> tuple[Centres, ...]:
+def _centres(
+    dims: Sequence[Dim], grid: Grid, sizes: Mapping[str, int], merged: Merged | None = None
+) -> tuple[Centres, ...]:
     """The centres along each input axis on which one axis of a tensor depends alone, or one side of its token axis."""
     found = {}
-    for factor in (factor for dim in dims for factor in leading_and_product(dim)[1]):
+    for factor in (factor for axis in range(len(dims)) for factor in listed_along(dims, axis, merged)[1]):
         name = next(iter(factor.axes)) if len(factor.axes) == 1 else ""
         count = int(factor.evaluate(sizes)) if name in grid else 0
         if count > 0 and (count == grid[name].count or grid[name].is_regrouped(count)):

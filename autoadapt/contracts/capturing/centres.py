@@ -24,6 +24,7 @@ from autoadapt.contracts.capturing.by_tensor import ByTensor
 from autoadapt.contracts.capturing.cell_axes import Cells, Grid, listing_axes
 from autoadapt.contracts.capturing.class_tokens import class_tokens_followed
 from autoadapt.contracts.capturing.end_tokens import end_tokens_followed
+from autoadapt.contracts.capturing.merging import merging_followed
 from autoadapt.contracts.capturing.value_bounds import CLAMPING, value_bounds_followed
 
 Tensors: TypeAlias = Sequence[torch.Tensor]
@@ -45,6 +46,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._grids = ByTensor[Grid]()
         self.class_tokens, self.bounds = class_tokens_followed(), value_bounds_followed()
         self.end_tokens = end_tokens_followed(self._sequence)
+        self.merging = merging_followed(self.grid, _MOVING)
         self._lengths: set[int] = set()
         self._names: dict[str, None] = {}
         for tensor, names in inputs:
@@ -81,7 +83,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return returned
 
     def _note_kinds(self, name: str, named: Mapping[str, Any], moving: Tensors, made: Tensors) -> None:
-        for follower in (self.class_tokens, self.bounds, self.end_tokens):
+        for follower in (self.class_tokens, self.bounds, self.end_tokens, self.merging):
             follower.note(name, named, moving, made)
 
     def _sequence(self, tensor: torch.Tensor) -> list[int]:

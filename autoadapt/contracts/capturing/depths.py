@@ -204,8 +204,11 @@ _FIRST = ("", "output", "0")
 
 
 def _cells_first(spec: TensorSpec, shape: Shape) -> Shape:
-    """The shape `[B, N, C]` of a map `[B, C, H*W]` whose rows and columns are one axis; any other as it is."""
+    """The shape `[B, N, C]` of a map with merged axes, as `[B, C, H*W]` and `[B, C*H*W]` are; any other as it is."""
     dims = spec.dims
+    if spec.merged is not None:
+        width = next(int(part.dim.constant or 1) for part in spec.merged.parts if not part.along)
+        return (shape[0], math.prod(shape[1:]) // width, width)
     is_flat = len(dims) == len(shape) == 3 and not dims[1].axes and {"H", "W"} <= dims[2].axes
     return (shape[0], shape[2], shape[1]) if is_flat else shape
 

@@ -24,6 +24,7 @@ from autoadapt.contracts.capturing.graph_sizes import graph_sizes, graphs_told
 from autoadapt.contracts.capturing.inner_calls import InnerCalls, Watcher, kind_of, times_written
 from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.capturing.likely_masks import with_lengths
+from autoadapt.contracts.capturing.merging import Listed
 from autoadapt.contracts.capturing.run_values import keeps_a_call
 from autoadapt.contracts.capturing.shapes_alone import everywhere_meta
 from autoadapt.contracts.instances import parts_of
@@ -78,6 +79,8 @@ class Observation:
     """Which token alone it is computed from, the first or the last, if that was followed."""
     bounds: tuple[Bound | None, ...] = ()
     """The bounds within which an activation leaves its values, if that was followed."""
+    merging: tuple[Listed | None, ...] = ()
+    """What each of its axes lists, where reshaping merged some, if that was followed."""
     behind: tuple[Behind | None, ...] = ()
     """What it depends on, if that was traced."""
 
@@ -299,6 +302,7 @@ class Probe:
             class_tokens=tuple(followed.class_tokens.of(output) is ALONE for output in outputs),
             bounds=tuple(map(followed.bounds.of, outputs)),
             end_tokens=tuple(map(followed.end_tokens.of, outputs)),
+            merging=tuple(map(followed.merging.of, outputs)),
         )
 
 

@@ -38,6 +38,7 @@ from autoadapt.contracts.capturing.left_out import refuse_left_out
 from autoadapt.contracts.capturing.likely_masks import may_hide
 from autoadapt.contracts.capturing.looking_ahead import LookingAhead
 from autoadapt.contracts.capturing.masks import Masks
+from autoadapt.contracts.capturing.merging import merged_axes
 from autoadapt.contracts.capturing.ordering import ImagePass, Measured, Ordering, disordered, images_for
 from autoadapt.contracts.capturing.point_axes import PointAxes
 from autoadapt.contracts.capturing.probing import Observation, Probe, ProbeError
@@ -341,7 +342,8 @@ class Session:
         self, solution: Solution, measured: Measured, followed: Sequence[Run]
     ) -> dict[InnerKey | int, dict[str, object]]:
         """Fields of the specs besides dtype and dims: centres, order of cells, points, class, first and last tokens."""
-        outer, inner = output_centres(solution.outputs, followed), inner_centres(solution.inner, followed)
+        merged = merged_axes(solution.outputs, [(sizes, run.merging) for sizes, run in followed])
+        outer, inner = output_centres(solution.outputs, merged, followed), inner_centres(solution.inner, followed)
         centres = dict[InnerKey | int, tuple[Centres, ...]]([*enumerate(outer), *inner.items()])
         vectors = class_tokens(solution.dims, followed)
         ends = end_tokens(solution.outputs, [run.end_tokens for _, run in followed])
@@ -349,6 +351,7 @@ class Session:
             key: {"centres": centres[key], "class_token": key in vectors}
             | {f"{end}_token": True for number, end in ends.items() if number == key}
             | measured.told(key)
+            | ({"merged": one, "cells": one.cells} if isinstance(key, int) and (one := merged[key]) else {})
             for key in centres
         }
 

@@ -6,6 +6,7 @@ from autoadapt.contracts.signature.cell_orders import Cells, cells_in, in_order
 from autoadapt.contracts.signature.channel_names import channel_names, met_by_name
 from autoadapt.contracts.signature.held_values import Bound, Held
 from autoadapt.contracts.signature.masks import Form, Mask, Returned, frames_of, mask_at
+from autoadapt.contracts.signature.merged_axes import Merged, Part, listed_along
 from autoadapt.contracts.signature.native_sizes import NativeSizes
 from autoadapt.contracts.signature.observations import Contradiction, Gathering, InnerOutput, tap_name
 from autoadapt.contracts.signature.parameters import Parameter
@@ -29,8 +30,10 @@ __all__ = [
     "Held",
     "InnerOutput",
     "Mask",
+    "Merged",
     "NativeSizes",
     "Parameter",
+    "Part",
     "Returned",
     "Role",
     "Signature",
@@ -50,6 +53,7 @@ __all__ = [
     "image_of",
     "in_dtype",
     "in_order",
+    "listed_along",
     "mask_at",
     "met_by_name",
     "range_at",

@@ -70,6 +70,8 @@ def _diff_spec(path: str, expected: TensorSpec, found: TensorSpec, axes: Mapping
         faults.append(Mismatch(path, str(expected), str(found), "bring its tokens into the same order"))
     if None not in (expected.point_axis, found.point_axis) and expected.point_axis != found.point_axis:
         faults.append(Mismatch(path, _points(expected), _points(found), "turn the axes of points and channels"))
+    if None not in (expected.merged, found.merged) and expected.merged != found.merged:
+        faults.append(Mismatch(path, str(expected.merged), str(found.merged), "merge its axes in the same order"))
     if expected.role in ("index", "coordinate") and found.role != expected.role:
         faults.append(Mismatch(path, f"role {expected.role}", f"role {found.role}", "pass it through untouched"))
     return faults

@@ -15,6 +15,7 @@ from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.contracts.signature.cell_orders import Cells
 from autoadapt.contracts.signature.held_values import Held
+from autoadapt.contracts.signature.merged_axes import MERGED_TEXT, Merged
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
 Role: TypeAlias = Literal["feature", "coordinate", "index", "mask", "other"]
@@ -46,12 +47,13 @@ _LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE
 }
 """torch's own names of dtypes, which `parse` takes too."""
 _SPEC = re.compile(
-    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|centres|depth|share|class|first|last|points|rows|norm|probabilities|never|between)\b)[a-z]\w*)?\s*"
+    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|axis|centres|depth|share|class|first|last|points|rows|norm|probabilities|never|between)\b)[a-z]\w*)?\s*"
     r"(?:in (?P<cells>columns|unknown|HTW|HWT|TWH|WTH) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
     r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
     r"(?:share (?P<share>[01](?:\.\d+)?)\b)?\s*"
     r"(?P<class_token>class token)?\s*(?:(?P<end_token>first|last) token)?\s*"
     r"(?:points on axis (?P<point_axis>[12])\b)?\s*(?:rows on axis (?P<map_axis>[12])\b)?\s*"
+    rf"(?:{MERGED_TEXT})?\s*"
     r"(?:(?P<held>norm 1|(?:log-)?probabilities|never negative|between (?:0|-1) and 1)"
     r"(?: along axis (?P<held_axis>\d+)\b(?P<held_on> on\b)?)?)?\s*"
     r"(?:=\s*(?P<same>\S+))?\s*$"
@@ -143,6 +145,9 @@ class TensorSpec(Frozen):
     """Which axis lists points, where both that may are of fixed size and a real run showed it. Not compared by `==`."""
     map_axis: int | None = Field(default=None, exclude_if=lambda axis: axis is None, repr=False)
     """Which axis of a map of fixed size lists rows, where a real run showed it. Not compared by `==`."""
+    merged: Merged | None = Field(default=None, exclude_if=lambda merged: merged is None, repr=False)
+    """The axis that lists the channels and cells of a map, as flattening leaves it, where a run showed it. Not compared
+    by `==`."""
     holds: Held | None = Field(default=None, exclude_if=lambda held: held is None, repr=False)
     """A property of its values that a real run showed, such as vectors of norm 1. Not compared by `==`."""
     points: int | None = Field(default=None, exclude=True, repr=False)
@@ -210,6 +215,7 @@ class TensorSpec(Frozen):
             last_token=found["end_token"] == "last",
             point_axis=int(found["point_axis"]) if found["point_axis"] else None,
             map_axis=int(found["map_axis"]) if found["map_axis"] else None,
+            merged=Merged.parse(found["merged_axis"], found["merged"]) if found["merged"] else None,
             holds=_read_held(found, dims) if found["held"] else None,
             same_as=found["same"] or "",
         )
@@ -259,8 +265,7 @@ class TensorSpec(Frozen):
             yield f"points on axis {self.point_axis}"
         if self.map_axis is not None:
             yield f"rows on axis {self.map_axis}"
-        if self.holds is not None:
-            yield str(self.holds)
+        yield from (str(told) for told in (self.merged, self.holds) if told is not None)
 
     @property
     def is_restored(self) -> bool:

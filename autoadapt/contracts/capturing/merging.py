@@ -1,0 +1,133 @@
+"""Merging: the axes that reshaping merged into one, such as the channels, rows and columns of a flattened map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+
+from autoadapt.contracts.capturing.cell_axes import Grid, listing_axes
+from autoadapt.contracts.capturing.followers import Follower, Made
+from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.signature import Merged, Part
+
+Listed: TypeAlias = tuple[tuple[tuple[int, str], ...], ...]
+"""For each axis of a tensor the sizes that were merged into it, the slowest first, each with the input axis whose cells
+it lists; empty text for channels."""
+
+
+def merging_followed(grid: Callable[[torch.Tensor], Grid], mixing: Iterable[str]) -> Follower[Listed]:
+    """Follows merged axes from reshaping through operations that work on each value by itself.
+
+    Args:
+        grid: Returns the cells of a tensor.
+        mixing: Operations that may mix or move values even if the shape stays the same.
+    """
+
+    def reshaped(made: Made[Listed]) -> Listed | None:
+        read = made.named.get("self")
+        return _regrouped(_axes_of(read, made, grid), made.tensor.shape) if read is not None else _kept(made)
+
+    def turned(made: Made[Listed]) -> Listed | None:
+        read: torch.Tensor = made.named["self"]
+        known = made.of(read)
+        order = torch.arange(read.dim())
+        if known is None:
+            return None
+        if "dims" in made.named:
+            order = order[made.named["dims"]]
+        else:
+            first, second = made.named.get("dim0", 0), made.named.get("dim1", 1)
+            order[[first, second]] = order[[second, first]]
+        return tuple(known[axis] for axis in order.tolist())
+
+    rules = dict.fromkeys(mixing, _nothing) | dict.fromkeys(_RESHAPING, reshaped) | dict.fromkeys(_TURNING, turned)
+    return Follower(rules, _kept)
+
+
+_RESHAPING = ("view", "reshape", "_reshape_alias", "_unsafe_view", "flatten")
+_TURNING = ("permute", "transpose", "t")
+
+
+def _nothing(made: Made[Listed]) -> None:
+    return None
+
+
+def _kept(made: Made[Listed]) -> Listed | None:
+    known = made.told[0] if made.told else None
+    return known if known is not None and made.tensor.shape == made.given[0].shape else None
+
+
+def _axes_of(read: torch.Tensor, made: Made[Listed], grid: Callable[[torch.Tensor], Grid]) -> Listed:
+    """What each axis of a tensor lists; only axes with as many entries as there are cells count as cells."""
+    known = made.of(read)
+    if known is not None:
+        return known
+    cells = grid(read)
+    axes, _ = listing_axes(cells, read.shape, range(read.dim()))
+    found = {axis: name for axis, name in axes.items() if cells[name].count == read.shape[axis]}
+    for name in cells.keys() - found.values():  # as where columns stand before rows
+        fitting = [axis for axis, size in enumerate(read.shape) if size == cells[name].count and axis not in found]
+        found |= {fitting[0]: name} if len(fitting) == 1 else {}
+    return tuple(((size, found.get(axis, "")),) for axis, size in enumerate(read.shape))
+
+
+def _regrouped(listed: Listed, shape: Sequence[int]) -> Listed | None:
+    """The same where adjacent axes are merged to a shape; None where none are, or one is divided."""
+    parts = [part for axis in listed for part in axis if part[0] != 1]
+    groups = []
+    for size in shape:
+        group: list[tuple[int, str]] = []
+        while parts and math.prod(count for count, _ in group) < size:
+            group.append(parts.pop(0))
+        if math.prod(count for count, _ in group) != size:
+            return None
+        groups.append(tuple(group))
+    return tuple(groups) if any(len(group) > 1 for group in groups) else None
+
+
+def merged_axes(
+    outputs: Sequence[Sequence[Dim]], runs: Sequence[tuple[Mapping[str, int], Sequence[Listed | None]]]
+) -> list[Merged | None]:
+    """For each output the axis that lists its channels and cells together; None where most runs show none, or differ.
+
+    A run at which there are as many channels as rows may take one for the other.
+
+    Args:
+        outputs: The dims of each output.
+        runs: Sizes of the input axes, and what the axes of each output listed at them.
+    """
+    found = []
+    for number, dims in enumerate(outputs):
+        told = [_merged_at(dims, sizes, listed[number]) for sizes, listed in runs]
+        best = max(told, key=told.count, default=None)
+        found.append(best if 2 * told.count(best) > len(runs) else None)
+    return found
+
+
+def _merged_at(dims: Sequence[Dim], sizes: Mapping[str, int], listed: Listed | None) -> Merged | None:
+    if listed is None:
+        return None
+    batch = Dim.axis("B")
+    axes = [axis for axis, dim in enumerate(dims) if dim != batch]
+    channels = [axis for axis in axes for _, along in listed[axis] if not along]
+    if len(channels) != 1 or len(listed[channels[0]]) < 2:
+        return None  # channels beside it, as where pixels are shuffled, or all channels in an axis of their own
+    axis = channels[0]
+    parts = [_part(dims[axis], size, along, sizes) for size, along in listed[axis]]
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts) or math.prod((part.dim for part in found), start=Dim(1)) != dims[axis]:
+        return None
+    return Merged(axis=axis, parts=tuple(found))
+
+
+def _part(dim: Dim, size: int, along: str, sizes: Mapping[str, int]) -> Part | None:
+    """A part of a merged axis, as a function of the input axis whose cells it lists; None where it is not."""
+    own = [factor for factor in dim.factors or () if factor.axes == {along}]
+    if not own:
+        return Part(Dim(size), along)
+    function = math.prod(own, start=Dim(1))
+    scale, rest = divmod(size, int(function.evaluate(sizes)))
+    return None if rest else Part(scale * function, along)
