@@ -6,6 +6,7 @@ classes and plain attributes do.
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from autoadapt.errors import Mismatch, SavingError
 _OWN = {*vars(nn.Module()), "autoadapt_call", "inplace"}  # modes and calls are noted elsewhere
 LONGEST = 200
 """Characters of a value; longer ones, as of tables, are not noted."""
+HARMLESS = r"[\w .+-]*"
+"""Texts that are neither code nor a path, which another machine may have elsewhere."""
 _REMEDY = "build the model as it was\nrestore(..., strict=False)      to have it nevertheless"
 _DROPS = ("Dropout", "DropPath", "StochasticDepth")
 """Classes that are an identity but in training, by the names that libraries give them."""
@@ -51,7 +54,8 @@ def kinds_of(model: nn.Module, parts: Iterable[str]) -> dict[str, str]:
 def settings_of(model: nn.Module, parts: Iterable[str]) -> dict[str, dict[str, str]]:
     """The plain attributes of the model and of each module below it, by path and name, as texts.
 
-    Numbers, texts, functions and sequences of these are plain; and so is what a class declares in `__constants__`.
+    Numbers, texts but for paths, functions and sequences of these are plain; and so is what a class declares in
+    `__constants__`.
 
     Args:
         model: A whole model.
@@ -98,12 +102,12 @@ def _text(value: object) -> str:
         case float():
             return repr(int(value) if value.is_integer() else float(value))
         case str():
-            return repr(str(value))
+            return repr(str(value)) if re.fullmatch(HARMLESS, value) else ""
         case tuple() | list():
             texts = [_text(one) for one in value]
             return f"({', '.join(texts)}{',' * (len(texts) == 1)})" if all(texts) else ""
         case types.FunctionType() | types.BuiltinFunctionType():
-            return f"{value.__module__}.{value.__qualname__}"
+            return value.__qualname__
     return ""
 
 

@@ -15,7 +15,7 @@ from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import eval_copy
-from autoadapt.saving.module_kinds import Setting
+from autoadapt.saving.module_kinds import HARMLESS, Setting
 
 _SMALL = 64
 """Numbers up to here are tried, whatever the model has in their place."""
@@ -96,7 +96,7 @@ def _harmless(value: Any, most: float) -> Any:
     """
     if isinstance(value, tuple):
         return tuple(_harmless(one, most) for one in value)
-    if isinstance(value, str) and not re.fullmatch(r"[\w .+-]*", value):
+    if isinstance(value, str) and not re.fullmatch(HARMLESS, value):
         raise ValueError(value)
     return min(max(value, -most), most) if any(_numbers(value)) else value
 

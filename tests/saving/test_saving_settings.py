@@ -73,7 +73,7 @@ def restored(folder, **options):
         ({"eps": 0.1}, {}, "head.eps", "0.1", "1e-05"),
         ({"mode": "max"}, {}, "head.mode", "'max'", "'mean'"),
         ({"heads": (4, 2)}, {}, "head.heads", "(4, 2)", "(2, 4)"),
-        ({"act": F.silu}, {}, "head.act", "torch.nn.functional.silu", "torch.nn.functional.relu"),
+        ({"act": F.silu}, {}, "head.act", "silu", "relu"),
     ],
 )
 def test_another_attribute_that_changes_the_outputs_is_refused(tmp_path, before, after, where, expected, found):
@@ -163,3 +163,8 @@ def test_a_trial_leaves_the_model_and_the_weights_as_they_are(tmp_path):
     assert before.keys() != made.state_dict().keys()
     left, right = model.state_dict(), made.state_dict()
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_path_on_another_machine_is_no_difference(tmp_path):
+    model = saved(tmp_path, path="/data/one.pt")
+    assert torch.equal(restored(tmp_path, path="/home/two.pt").eval()(X), model(X))
