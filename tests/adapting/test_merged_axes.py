@@ -63,6 +63,15 @@ def test_flattened_maps_are_served_by_maps(ways: str) -> None:
     assert aa.verify(net, net.signature).passed
 
 
+@pytest.mark.parametrize("size", [48, 64])
+@pytest.mark.parametrize("ways", ["flatten", "channels last", "columns first"])
+def test_the_order_is_seen_on_square_maps(ways: str, size: int) -> None:
+    """Turning a square map changes no size; and 48 pixels make as many rows as there are channels."""
+    old, new = Flattened(ways).eval(), Maps(ways).eval()
+    image = torch.rand(2, 3, size, size)
+    assert torch.equal(aa.adapt(new, like=old, inputs=image).eval()(image), old(image))
+
+
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_flattened_maps_of_fixed_size_keep_their_places(axes: int) -> None:
     """Adaptive pooling before: the map is resized to its cells, not averaged and mixed by a large linear layer."""

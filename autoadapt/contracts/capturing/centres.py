@@ -24,7 +24,7 @@ from autoadapt.contracts.capturing.by_tensor import ByTensor
 from autoadapt.contracts.capturing.cell_axes import Cells, Grid, listing_axes
 from autoadapt.contracts.capturing.class_tokens import class_tokens_followed
 from autoadapt.contracts.capturing.end_tokens import end_tokens_followed
-from autoadapt.contracts.capturing.merging import merging_followed
+from autoadapt.contracts.capturing.merging import TURNING, merging_followed
 from autoadapt.contracts.capturing.value_bounds import CLAMPING, value_bounds_followed
 
 Tensors: TypeAlias = Sequence[torch.Tensor]
@@ -46,7 +46,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._grids = ByTensor[Grid]()
         self.class_tokens, self.bounds = class_tokens_followed(), value_bounds_followed()
         self.end_tokens = end_tokens_followed(self._sequence)
-        self.merging = merging_followed(self.grid, _MOVING)
+        self.merging = merging_followed(self.grid, _SPATIAL, _MOVING)
         self._lengths: set[int] = set()
         self._names: dict[str, None] = {}
         for tensor, names in inputs:
@@ -74,12 +74,12 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             and (grid := self._grids.get(given[0])) is not None
         ):
             self._grids.put(returned, grid)  # the short way for most operations
-            named = _named(func, args, kwargs or {}) if name in CLAMPING else {}
+            named = _named(func, args, kwargs or {}) if name in _READ_BY_NAME else {}
             self._note_kinds(name, named, self._moving(given), [returned])
         elif moving := self._moving(given):
             named, made = _named(func, args, kwargs or {}), list(_tensors([returned]))
-            self._note_kinds(name, named, moving, made)
             self._note(name, named, given, made)
+            self._note_kinds(name, named, moving, made)
         return returned
 
     def _note_kinds(self, name: str, named: Mapping[str, Any], moving: Tensors, made: Tensors) -> None:
@@ -172,6 +172,9 @@ def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
 def _is_alike(returned: Any, read: torch.Tensor) -> bool:
     return isinstance(returned, torch.Tensor) and returned.shape == read.shape
 
+
+_READ_BY_NAME = {*CLAMPING, *TURNING}
+"""Operations whose rules read arguments, also where the shape stays the same."""
 
 _JOINING = frozenset({"add", "sub", "mul", "maximum", "minimum"})
 """Elementwise operations of two tensors."""

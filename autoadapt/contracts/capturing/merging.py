@@ -18,37 +18,52 @@ Listed: TypeAlias = tuple[tuple[tuple[int, str], ...], ...]
 it lists; empty text for channels."""
 
 
-def merging_followed(grid: Callable[[torch.Tensor], Grid], mixing: Iterable[str]) -> Follower[Listed]:
-    """Follows merged axes from reshaping through operations that work on each value by itself.
+def merging_followed(
+    grid: Callable[[torch.Tensor], Grid], spatial: Iterable[str], mixing: Iterable[str]
+) -> Follower[Listed]:
+    """Follows what axes list from maps through operations that turn or reshape them, or work on each value by itself.
+
+    Sizes alone do not show that a square map was turned.
 
     Args:
         grid: Returns the cells of a tensor.
-        mixing: Operations that may mix or move values even if the shape stays the same.
+        spatial: Operations on the last axes, such as convolutions.
+        mixing: Others that may mix or move values even if the shape stays the same.
     """
+
+    def mapped(made: Made[Listed]) -> Listed | None:
+        before, shape = made.told[0], made.tensor.shape
+        if before is None or len(before) != len(shape) or any(len(axis) > 1 for axis in before):
+            return _axes_of(made.tensor, grid)
+        names = [along for axis in before for _, along in axis]
+        return tuple(((size, along),) for size, along in zip(shape, names, strict=True))
 
     def reshaped(made: Made[Listed]) -> Listed | None:
         read = made.named.get("self")
-        return _regrouped(_axes_of(read, made, grid), made.tensor.shape) if read is not None else _kept(made)
+        return _regrouped(made.of(read) or _axes_of(read, grid), made.tensor.shape) if read is not None else _kept(made)
 
     def turned(made: Made[Listed]) -> Listed | None:
         read: torch.Tensor = made.named["self"]
-        known = made.of(read)
-        order = torch.arange(read.dim())
-        if known is None:
-            return None
+        known, order = made.of(read), [*range(read.dim())]
         if "dims" in made.named:
-            order = order[made.named["dims"]]
-        else:
+            order = [order[axis] for axis in made.named["dims"]]
+        elif read.dim() > 1:
             first, second = made.named.get("dim0", 0), made.named.get("dim1", 1)
-            order[[first, second]] = order[[second, first]]
-        return tuple(known[axis] for axis in order.tolist())
+            order[first], order[second] = order[second], order[first]
+        return tuple(known[axis] for axis in order) if known is not None else None
 
-    rules = dict.fromkeys(mixing, _nothing) | dict.fromkeys(_RESHAPING, reshaped) | dict.fromkeys(_TURNING, turned)
+    rules = {
+        **dict.fromkeys(mixing, _nothing),
+        **dict.fromkeys(spatial, mapped),
+        **dict.fromkeys(_RESHAPING, reshaped),
+        **dict.fromkeys(TURNING, turned),
+    }
     return Follower(rules, _kept)
 
 
 _RESHAPING = ("view", "reshape", "_reshape_alias", "_unsafe_view", "flatten")
-_TURNING = ("permute", "transpose", "t")
+TURNING = ("permute", "transpose", "t")
+"""Operations that only change the order of axes."""
 
 
 def _nothing(made: Made[Listed]) -> None:
@@ -60,22 +75,19 @@ def _kept(made: Made[Listed]) -> Listed | None:
     return known if known is not None and made.tensor.shape == made.given[0].shape else None
 
 
-def _axes_of(read: torch.Tensor, made: Made[Listed], grid: Callable[[torch.Tensor], Grid]) -> Listed:
+def _axes_of(tensor: torch.Tensor, grid: Callable[[torch.Tensor], Grid]) -> Listed:
     """What each axis of a tensor lists; only axes with as many entries as there are cells count as cells."""
-    known = made.of(read)
-    if known is not None:
-        return known
-    cells = grid(read)
-    axes, _ = listing_axes(cells, read.shape, range(read.dim()))
-    found = {axis: name for axis, name in axes.items() if cells[name].count == read.shape[axis]}
+    cells = grid(tensor)
+    axes, _ = listing_axes(cells, tensor.shape, range(tensor.dim()))
+    found = {axis: name for axis, name in axes.items() if cells[name].count == tensor.shape[axis]}
     for name in cells.keys() - found.values():  # as where columns stand before rows
-        fitting = [axis for axis, size in enumerate(read.shape) if size == cells[name].count and axis not in found]
+        fitting = [axis for axis, size in enumerate(tensor.shape) if size == cells[name].count and axis not in found]
         found |= {fitting[0]: name} if len(fitting) == 1 else {}
-    return tuple(((size, found.get(axis, "")),) for axis, size in enumerate(read.shape))
+    return tuple(((size, found.get(axis, "")),) for axis, size in enumerate(tensor.shape))
 
 
 def _regrouped(listed: Listed, shape: Sequence[int]) -> Listed | None:
-    """The same where adjacent axes are merged to a shape; None where none are, or one is divided."""
+    """The same where adjacent axes are merged to a shape; None where one is divided."""
     parts = [part for axis in listed for part in axis if part[0] != 1]
     groups = []
     for size in shape:
@@ -85,7 +97,7 @@ def _regrouped(listed: Listed, shape: Sequence[int]) -> Listed | None:
         if math.prod(count for count, _ in group) != size:
             return None
         groups.append(tuple(group))
-    return tuple(groups) if any(len(group) > 1 for group in groups) else None
+    return tuple(groups)
 
 
 def merged_axes(
