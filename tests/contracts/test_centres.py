@@ -64,6 +64,7 @@ def test_a_module_without_padding_has_its_first_cell_where_its_window_ends_at_th
         ("inception_v3", (37, 32)),
         ("vit_tiny_patch16_224", (7.5, 16)),
         ("xcit_nano_12_p16_224", (0, 16)),  # a stem of padded convolutions
+        ("hiera_tiny_224", (14, 32)),  # a padded stem, and maxima over listed windows
     ],
 )
 def test_centres_of_real_models(name, last):
@@ -149,6 +150,50 @@ def test_one_run_tells_cells_from_channels(model, size, wanted):
     with CentresFollowed([(x, ("B", "C", "H", "W"))]) as followed, torch.no_grad():
         grid = followed.grid(model()(x))
     assert {name: (cells.first, cells.step) for name, cells in grid.items()} == {"H": wanted, "W": wanted}
+
+
+@pytest.mark.parametrize(
+    ("cut", "wanted"),
+    [
+        (lambda x: x.unfold(2, 4, 2).mean(-1), (1.5, 2)),
+        (lambda x: x[:, :, 3::2], (3, 2)),
+        (lambda x: x.narrow(2, 4, 8), (4, 1)),
+        (lambda x: x.split(6, 2)[1], (6, 1)),
+        (lambda x: x.split([5, 7, 8], 2)[2], (12, 1)),
+        (lambda x: x.chunk(4, 2)[3], (15, 1)),
+        (lambda x: x.unsafe_split(6, 2)[1], (6, 1)),
+        (lambda x: x.select(2, 3), None),
+        (lambda x: x.unbind(2)[3], None),
+    ],
+)
+def test_cells_of_windows_and_cuts_are_followed(cut, wanted):
+    """torch calls the axis of windows `dimension` and all others `dim`: no tensor of such a module had centres."""
+    x = torch.zeros(1, 3, 20, 14)
+    with CentresFollowed([(x, ("B", "C", "H", "W"))]) as followed:
+        grid = followed.grid(cut(x * 2))
+    found = {name: (cells.first, cells.step) for name, cells in grid.items()}
+    assert found == ({"H": wanted} if wanted else {}) | {"W": (0, 1)}
+
+
+class Windows(nn.Module):
+    """Patches at half the size, and a mean over overlapping windows of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 2, stride=2)
+
+    def forward(self, x):
+        maps = self.patches(x)
+        return [maps, maps.unfold(2, 4, 2).unfold(3, 4, 2).mean((-1, -2))]
+
+
+def test_every_level_of_a_module_that_reads_overlapping_windows_has_centres_and_its_table_says_where():
+    signature = aa.capture(Windows(), torch.zeros(2, 3, 64, 64))
+    assert [[str(one) for one in leaf.centres] for leaf in signature.outputs.leaves] == [
+        ["0.5 + 2 i"] * 2,
+        ["3.5 + 4 i"] * 2,
+    ]
+    assert "1  3.5 + 4 i along H and W" in str(signature)
 
 
 def test_points_that_are_picked_have_no_centres():

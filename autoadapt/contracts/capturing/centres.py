@@ -133,7 +133,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _along(self, rule: _Rule | None, named: Mapping[str, Any], output: torch.Tensor, number: int) -> Grid:
         """Slicing, splitting, or selecting along one axis."""
         read: torch.Tensor = named["self"]
-        axis = named["dim"] % read.dim()
+        axis = named["dimension" if "dimension" in named else "dim"] % read.dim()
         axes, known = listing_axes(self.grid(read), read.shape, range(read.dim()))
         if axis not in axes:
             return self.grid(read)
