@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from autoadapt.adapting.building import param_groups
+from autoadapt.adapting.building import calibrated_adapters, param_groups
 from autoadapt.calibration import workers
 from autoadapt.calibration.calls import named_tensors
 from autoadapt.calibration.judging import Head, Judge, Loss, Score, losses_of
@@ -20,6 +20,7 @@ from autoadapt.calibration.paired_runs import Lesson, Pair, explained, fresh
 from autoadapt.calibration.progress_bars import Progress
 from autoadapt.calibration.run_states import read_state, write_state
 from autoadapt.calibration.samples import Sample, Samples, cut
+from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.errors import CalibrationError, Mismatch
 
 JUDGED = 256
@@ -81,7 +82,9 @@ class Course:
             raise CalibrationError("there is nothing that could learn", [fault])
         self._optimiser = torch.optim.AdamW(self._groups(), weight_decay=0.0)
         self._bases = [group["lr"] for group in self._optimiser.param_groups]
+        self._solved = _solved(pair) if answers else set()
         self._variances: dict[str, float] = {}
+        self._explained: dict[str, float] = {}
         self.step = 0
         self.looks: list[tuple[int, Score]] = []
         self.best: dict[str, torch.Tensor] = {}
@@ -103,33 +106,38 @@ class Course:
         return [group for group in groups if group["params"]]
 
     def sits(self, held_out: Iterable[object]) -> Judge:
-        """Keep images to judge on, and note how far the old levels vary on them.
+        """Keep images to judge on, and note how far the old levels vary on them and what the start explains of it.
 
         Raises:
             CalibrationError: There are none.
         """
-        samples, sums = Samples(1, 0, JUDGED), {name: torch.zeros(3, dtype=torch.float64) for name in self._levels}
+        samples, sums = Samples(1, 0, JUDGED), {name: torch.zeros(4, dtype=torch.float64) for name in self._levels}
         with workers.together():
             index = self._keep(held_out, samples, sums)
         if not workers.summed(index):
             fault = Mismatch("held_out", "at least one batch", "none", "held_out=[images]")
             raise CalibrationError("there are no images to judge on", [fault])
         for name, total in sums.items():
-            count, whole, squares = workers.total(total).tolist()
+            count, whole, squares, gaps = workers.total(total).tolist()
             self._variances[name] = max(squares / count - (whole / count) ** 2, 0.0)
+            self._explained[name] = max(0.0, 1 - gaps / count / (self._variances[name] or 1.0))
         samples.only(samples.chosen(workers.gathered(samples.numbers)))
         return Judge(self._pair, samples, self._head, self._loss, Progress(), replays=False)
 
     def _keep(self, held_out: Iterable[object], samples: Samples, sums: Mapping[str, torch.Tensor]) -> int:
-        """Keep images of this process, and add up count, values and squares of the old levels; how many there are."""
+        """Keep images of this process, and add up facts of the old levels; how many there are.
+
+        The facts are count, values, squares, and how far solved levels of the new model are from them, squared.
+        """
         index = 0
         for number, batch in enumerate(held_out):
             for lesson in self._pair.lessons(batch, f"{number} of those held out"):
                 expected = self._expected(lesson)
-                for level in lesson.levels:
+                for level, made in zip(lesson.levels, self._made(lesson), strict=True):
                     for name, total in sums.items():
                         value = level[name].double()
-                        total += torch.stack([torch.ones_like(value).sum(), value.sum(), value.square().sum()]).cpu()
+                        facts = torch.ones_like(value), value, value.square(), (made.get(name, value) - value).square()
+                        total += torch.stack([each.sum() for each in facts]).cpu()
                 for image in range(lesson.images):
                     mine = index * workers.count() + workers.number()
                     index += 1
@@ -138,6 +146,25 @@ class Course:
                         answer = cut(expected, image, lesson.images)
                         samples.add(Sample(mine, 0, lesson.arguments.positional, arguments, (), answer))
         return index
+
+    @torch.no_grad()
+    def _made(self, lesson: Lesson) -> list[dict[str, torch.Tensor]]:
+        """What the new model makes of the levels that were solved for, call by call."""
+        outputs = self._run(lesson)[1] if self._solved else [{} for _ in lesson.levels]
+        return [{name: t for name, t in named_tensors(each).items() if name in self._solved} for each in outputs]
+
+    def _run(self, lesson: Lesson) -> tuple[Any, list[Any]]:
+        """What the new model returns, and what the adapted module in it did, call by call.
+
+        That is copied at once, since what comes after may write into it.
+        """
+        outputs: list[Any] = []
+        handle = self._pair.adapted.register_forward_hook(lambda _module, _args, output: outputs.append(_kept(output)))
+        try:
+            with explained(f"step {self.step}, new model", "a forward pass"):
+                return fresh(lesson.arguments).call(self._pair.new), outputs
+        finally:
+            handle.remove()
 
     def _expected(self, lesson: Lesson) -> Any:
         """What the new model is to answer; of a backbone alone its levels."""
@@ -178,14 +205,10 @@ class Course:
 
     def _lost(self, lesson: Lesson) -> torch.Tensor:
         """How far levels and answer are from those of the old model, a mean over images."""
-        outputs: list[Any] = []
-        handle = self._pair.adapted.register_forward_hook(lambda _module, _args, output: outputs.append(output))
-        try:
-            with explained(f"step {self.step}, new model", "a forward pass"):
-                answer = fresh(lesson.arguments).call(self._pair.new)
-                answer = answer if self._head is None else self._head(answer)
-        finally:
-            handle.remove()
+        answer, outputs = self._run(lesson)
+        if self._head is not None:
+            with explained(f"step {self.step}, head", "an answer on the new features"):
+                answer = self._head(answer)
         apart = [self._apart(made, wanted) for made, wanted in zip(outputs, lesson.levels, strict=True)]
         lost = self._rates.levels * torch.stack(apart).mean()
         if not self._answers:
@@ -195,12 +218,16 @@ class Course:
         return lost + losses_of(answer, expected, lesson.images, self._loss)[0].mean()
 
     def _apart(self, output: object, wanted: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Squared error of the levels over the variance that the old ones have on the images held out, a mean."""
+        """Squared error of the levels over the variance that the old ones have on the images held out, a mean.
+
+        Beside the answer a level that was solved for counts by the share of its variance that the start explains. One
+        that was set from classifiers alone explains none: pulled towards the old one, it makes the answers worse.
+        """
         found = named_tensors(output)
         apart = {name: found[name] - wanted[name] for name in self._levels}
         apart = {name: gap.to(torch.promote_types(gap.dtype, torch.float32)) for name, gap in apart.items()}
-        errors = [gap.square().mean() / (self._variances[name] or 1.0) for name, gap in apart.items()]
-        return torch.stack(errors).mean()
+        errors = {name: gap.square().mean() / (self._variances[name] or 1.0) for name, gap in apart.items()}
+        return torch.stack([self._explained[name] * error for name, error in errors.items()]).mean()
 
     def look(self, judge: Judge) -> Score:
         """Note what images held out score now, and keep the weights if none were better."""
@@ -244,3 +271,16 @@ class Course:
 
 def _score(losses: Sequence[float], agreements: Sequence[float], numbers: Sequence[int]) -> Score:
     return Score(tuple(losses), tuple(agreements), tuple(numbers))
+
+
+def _solved(pair: Pair) -> set[str]:
+    """The outputs whose adapters are calibrated, all of them."""
+    known = calibrated_adapters(pair.given)
+    fresh_ones = {one.route.target for one in pair.projections if one.module.split(".")[1] not in known}
+    return {one.route.target for one in pair.projections} - fresh_ones
+
+
+def _kept(output: Any) -> Any:
+    """The same in containers and tensors of their own, which pass gradients."""
+    tree, tensors = flatten(output)
+    return rebuild(tree, [tensor.clone() for tensor in tensors])

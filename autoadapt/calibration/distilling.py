@@ -77,7 +77,8 @@ def distil(
         steps: How many, of a batch each.
         lr: The rate of the backbone and of adapters that were calibrated, which rises to this over a tenth of the
             steps and falls to 0 along a cosine; fresh adapters have ten times as much.
-        levels: Weight of the levels beside the answer; 0 for the answer alone.
+        levels: Weight of the levels beside the answer; 0 for the answer alone. Beside an answer a level whose adapter
+            was calibrated counts for the share of its variance that it explains of the old one on images held out.
         head: What makes the answer of the backbone's output, as for `calibrate`.
         at: Path of the adapted module in a bigger model, or the region in whose place it stands.
         loss: How far an answer is from the old one, as for `calibrate`.

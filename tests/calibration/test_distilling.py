@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 from calibration_models import Model, Pyramid, model_with, pictures, same, weights
+from torch import nn
 from torch.utils.data import DataLoader
 
 import autoadapt as aa
 from autoadapt.calibration import distilling
-from autoadapt.calibration.courses import Rates
+from autoadapt.calibration.courses import Course, Rates
+from autoadapt.calibration.paired_runs import pair_of
 from autoadapt.errors import CalibrationError
 
 OTHERS = pictures(64, seed=5)
@@ -144,3 +146,74 @@ def test_the_mode_and_the_generators_of_the_caller_stay(pair):
     taught(pair, steps=2)
     assert torch.equal(torch.rand(3), expected)
     assert pair[1].training
+
+
+@pytest.mark.parametrize("given_head", [True, False])
+def test_a_head_that_writes_into_the_levels_teaches_as_one_that_does_not(pair, given_head):
+    courses = []
+    for in_place in (True, False):
+        old, model = copy.deepcopy(pair)
+        for net in (old, model):
+            net.head = nn.Sequential(Clipped(in_place), net.head)
+        start = {"head": old.head, "like": old.backbone} if given_head else {"at": "backbone", "like": old}
+        net = model.backbone if given_head else model
+        made = aa.distil(net, data=pictures(64).split(8), steps=8, lr=3e-3, levels=10.0, **start)
+        courses.append(made.course)
+    assert courses[0] == courses[1]
+
+
+class Clipped(nn.Module):
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place = in_place
+
+    def forward(self, levels):
+        return [nn.functional.relu(level, inplace=self.in_place) for level in levels]
+
+
+def test_features_that_the_start_explains_nothing_of_pull_at_no_answer():
+    """Set from classifiers alone they are further from the old ones than their mean; taught them, answers got worse."""
+    old, new = (vectors(channels, seed) for seed, channels in enumerate((24, 16)))
+    head, own = nn.Linear(24, 10), nn.Linear(16, 10)
+    with torch.no_grad():
+        head.weight.mul_(10)
+        images = pictures(500, seed=3)
+        known = torch.cat([new(images), torch.ones(500, 1)], 1)
+        weight, bias = torch.linalg.lstsq(known, head(old(images))).solution.split([16, 1])
+        own.weight.copy_(weight.T)
+        own.bias.copy_(bias[0])
+    net = aa.adapt(new, like=old, inputs=OTHERS, project="always")
+    aa.calibrate(net, like=old, head=head, own_head=own, data=None)
+    with torch.no_grad():
+        assert float((net(OTHERS) - old(OTHERS)).square().mean()) > float(old(OTHERS).var())
+    given = {"like": old, "head": head, "data": pictures(128).split(16), "held_out": OTHERS.split(16), "lr": 1e-3}
+    other = copy.deepcopy(net)
+    made = aa.distil(net, steps=40, **given)
+    assert made.written
+    assert made.after.loss < 0.9 * made.before.loss
+    assert aa.distil(other, steps=40, levels=0.0, **given).course == made.course
+
+
+def vectors(channels, seed):
+    torch.manual_seed(seed)
+    pool = nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(nn.Conv2d(3, channels, 8, stride=8), nn.ReLU(), pool, nn.Flatten()).eval()
+
+
+def test_calibrated_levels_count_for_what_they_explain_and_fresh_ones_in_full(pair):
+    old, model = pair
+    assert explained(pair) == {"0": 1.0, "1": 1.0}
+    aa.calibrate(model, at="backbone", like=old, data=pictures(64).split(8), images=64)
+    with torch.no_grad():
+        levels = zip(model.backbone.eval()(OTHERS * 2), old.backbone(OTHERS * 2), strict=True)
+        expected = [1 - float((new - old).square().mean() / old.var(correction=0)) for new, old in levels]
+    assert list(explained(pair).values()) == pytest.approx(expected, rel=1e-4)
+    assert all(0.05 < share < 0.95 for share in expected)
+
+
+def explained(pair):
+    course = Course(
+        pair_of(pair[1], pair[0], "backbone", None, trains=True), None, None, Rates(1, 1e-3, 1.0), answers=True
+    )
+    course.sits(OTHERS.split(8))
+    return course._explained

@@ -8,13 +8,19 @@ from autoadapt.adapting.building.asked_builds import build
 from autoadapt.adapting.building.edits import edits, other_parts
 from autoadapt.adapting.building.kept_attributes import Said
 from autoadapt.adapting.building.modules import AdaptedModule, built, own_attributes, with_plan
-from autoadapt.adapting.building.parameter_groups import mark_calibrated, mark_rebuilt, param_groups
+from autoadapt.adapting.building.parameter_groups import (
+    calibrated_adapters,
+    mark_calibrated,
+    mark_rebuilt,
+    param_groups,
+)
 
 __all__ = [
     "AdaptedModule",
     "Said",
     "build",
     "built",
+    "calibrated_adapters",
     "edits",
     "mark_calibrated",
     "mark_rebuilt",

@@ -101,7 +101,7 @@ def mark_calibrated(net: AdaptedModule, layers: Iterable[str]) -> None:
         layers: Paths of their layers, `adapters.<output>.<step>`.
     """
     named = {path.split(".")[1] for path in layers}
-    net.__dict__[_CALIBRATED] = tuple(sorted(named | set(_calibrated(net))))
+    net.__dict__[_CALIBRATED] = tuple(sorted(named | set(calibrated_adapters(net))))
 
 
 def mark_rebuilt(layer: nn.Module) -> None:
@@ -109,7 +109,7 @@ def mark_rebuilt(layer: nn.Module) -> None:
     layer.__dict__[_REBUILT] = True
 
 
-def _calibrated(net: AdaptedModule) -> tuple[str, ...]:
+def calibrated_adapters(net: AdaptedModule) -> tuple[str, ...]:
     """Names of the adapters that are calibrated."""
     noted = vars(net).get(_CALIBRATED, ())
     return tuple(one for one in noted if isinstance(one, str)) if isinstance(noted, (tuple, list)) else ()
@@ -143,7 +143,7 @@ def _parts(module: nn.Module, kind: str) -> list[tuple[nn.Module, str]]:
         ]
     own = {"backbone": "backbone", "adapters": "adapters"}
     parts = [(child, own.get(name, kind)) for name, child in module.named_children() if name != "adapters"]
-    fitted = _calibrated(module)
+    fitted = calibrated_adapters(module)
     adapters = module.get_submodule("adapters").named_children()
     return parts + [(one, "calibrated_adapters" if name in fitted else "adapters") for name, one in adapters]
 
