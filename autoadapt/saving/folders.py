@@ -33,12 +33,12 @@ from autoadapt.saving.module_states import (
     frozen_parts,
     hooked_parts,
     modes_of,
-    ties_of,
     unkept_buffers,
     unsaveable,
 )
 from autoadapt.saving.results import Saved
 from autoadapt.saving.sample_outputs import witness_of
+from autoadapt.saving.ties import apart_of, ties_of
 from autoadapt.saving.whole_configs import WHOLE
 from autoadapt.saving.whole_models import adapted_parts, is_whole, save_whole
 from autoadapt.saving.wrappers import adapted_inside, unwrapped
@@ -110,6 +110,7 @@ class _Written:
             scope="adapters" if adapters_only else "all",
             backbone=checksum_of({n: t for n, t in backbone.items() if n not in unkept}) if adapters_only else "",
             tied=ties,
+            apart=apart_of(net, ties),
             unkept=tuple(sorted(unkept & kept.keys())),
             channels_last=channels_last_parts(net),
         )

@@ -65,17 +65,6 @@ def give_memory(net: nn.Module) -> None:
                     held[name] = made[id(tensor)]  # type: ignore[assignment]
 
 
-def ties_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Tensors that are the same memory as another one: name -> the first name."""
-    first: dict[Any, str] = {}
-    ties = {}
-    for name, tensor in tensors.items():
-        key = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
-        if tensor.numel() and first.setdefault(key, name) != name:
-            ties[name] = first[key]
-    return ties
-
-
 def checksum_of(tensors: Mapping[str, torch.Tensor]) -> str:
     """A checksum of names, dtypes, shapes and bits."""
     found = hashlib.sha256()
@@ -93,9 +82,8 @@ def put_tensors(net: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """
     own = dict([*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)])
     with torch.no_grad():
-        for tensor in {id(own[name]): own[name] for name in tensors}.values():
-            name = next(name for name in tensors if own[name] is tensor)
-            tensor.data = tensors[name].to(tensor.device, copy=True)
+        for tensor, value in {id(own[name]): (own[name], value) for name, value in tensors.items()}.values():
+            tensor.data = value.to(tensor.device, copy=True)
 
 
 def channels_last_parts(net: nn.Module) -> tuple[str, ...]:

@@ -25,11 +25,11 @@ from autoadapt.saving.module_states import (
     give_memory,
     put_facts,
     put_modes,
-    put_tensors,
     set_frozen,
     unkept_buffers,
 )
 from autoadapt.saving.sample_outputs import differences
+from autoadapt.saving.ties import check_ties, put_tied
 from autoadapt.saving.weight_files import read_tensors
 from autoadapt.saving.whole_models import is_whole, restore_whole
 from autoadapt.sources import load, load_backbone, load_object
@@ -207,7 +207,9 @@ def _load(net: AdaptedModule, config: Config, tensors: Mapping[str, torch.Tensor
         installed = _other_versions(config)
         text = f"the weights of {folder} do not fit the module, in {len(faults)} places{more}{installed}"
         raise SavingError(text, faults[:6])
-    put_tensors(net, {name: tensor for name, tensor in tensors.items() if name in wanted})
+    taken = {name: tensor for name, tensor in tensors.items() if name in wanted}
+    check_ties(net, config.weights.tied, taken)
+    put_tied(net, taken, config.weights.tied, config.weights.apart)
     for part in config.weights.channels_last if not within else ():
         if part in net._modules:
             net.get_submodule(part).to(memory_format=torch.channels_last)

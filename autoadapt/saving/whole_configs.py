@@ -26,6 +26,8 @@ class Place(Frozen):
     """Where an adapted part stands."""
 
     path: str
+    also: tuple[str, ...] = Field(default=(), max_length=_MOST_PARTS)
+    """Further places at which the very same part stands."""
     folder: str = Field(pattern=r"^parts/[0-9]+$")
     config: str
     """SHA-256 of its config."""
@@ -45,7 +47,7 @@ class Place(Frozen):
     @property
     def members(self) -> tuple[str, ...]:
         """Where modules are replaced."""
-        return (self.path,) if self.region is None else self.region.paths
+        return (*((self.path,) if self.region is None else self.region.paths), *self.also)
 
 
 class WholeConfig(Frozen):
@@ -67,6 +69,9 @@ class WholeConfig(Frozen):
     settings: dict[str, dict[str, Annotated[str, Field(max_length=LONGEST)]]] = Field(default_factory=dict)
     """Their plain attributes, by path and name."""
     tied: dict[str, str] = Field(default_factory=dict)
+    """Tensors that are the same memory as another one, in the parts too: name -> the first name."""
+    apart: tuple[str, ...] = ()
+    """Tied names that are a parameter or buffer of their own, over the memory of another."""
     training: dict[str, bool]
     frozen: tuple[str, ...] = ()
 

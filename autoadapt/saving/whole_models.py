@@ -35,15 +35,14 @@ from autoadapt.saving.module_states import (
     frozen_parts,
     modes_of,
     put_modes,
-    put_tensors,
     same_bits,
     set_frozen,
-    ties_of,
     unkept_buffers,
     unsaveable,
 )
 from autoadapt.saving.results import Saved
 from autoadapt.saving.setting_trials import telling_settings
+from autoadapt.saving.ties import apart_of, check_ties, put_tied, ties_of
 from autoadapt.saving.weight_files import read_tensors
 from autoadapt.saving.whole_configs import WHOLE, Place, WholeConfig, read_whole
 from autoadapt.swapping.folding import put_layers
@@ -79,16 +78,17 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
         SavingError: A part cannot be saved, or there is state that is no tensor.
     """
     parts = adapted_parts(model)
-    rest = _rest(model, parts)
-    inside = tuple(f"{path}." for path in parts)
-    state = {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
+    also = {path: _other_places(model, path, part) for path, part in parts.items()}
+    copies = [place for places in also.values() for place in places]
+    rest = _rest(model, [*parts, *copies])
+    state = _outside(model.state_dict(), [*parts, *copies])
     if faults := unsaveable(state, rest, "model"):
         raise SavingError(f"{len(faults)} parts of the model cannot be saved", faults[:8])
-    ties = ties_of(rest)
+    ties = ties_of(_rest(model, copies))
     check_place(folder / WHOLE, "folder")
     refuse_link(folder, folder / _PARTS)
     with explained(folder):
-        saved, places = _save_parts(parts, folder, save_part)
+        saved, places = _save_parts(parts, also, folder, save_part)
     config = WholeConfig(
         model=type_path(type(model)),
         source=_source(model),
@@ -97,11 +97,14 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
         kinds=kinds_of(model, _members(places)),
         settings=settings_of(model, _members(places)),
         tied=ties,
+        apart=apart_of(model, ties),
         training=modes_of(model),
         frozen=frozen_parts(model),
     )
     tensors = {
-        name: t.cpu().clone(memory_format=torch.contiguous_format) for name, t in rest.items() if name not in ties
+        name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in rest.items()
+        if ties.get(name) not in rest
     }
     text: list[str] = []
 
@@ -117,7 +120,10 @@ def save_whole(model: nn.Module, folder: Path, save_part: Callable[[nn.Module, P
 
 
 def _save_parts(
-    parts: Mapping[str, AdaptedModule], folder: Path, save_part: Callable[[nn.Module, Path], Saved]
+    parts: Mapping[str, AdaptedModule],
+    also: Mapping[str, tuple[str, ...]],
+    folder: Path,
+    save_part: Callable[[nn.Module, Path], Saved],
 ) -> tuple[list[Saved], list[Place]]:
     """Write each part into a folder beside those of an earlier save, which hold until the config is written."""
     saved, places = [], []
@@ -129,7 +135,7 @@ def _save_parts(
         passes = passes_of(part)
         region, folding = None if passes is None else passes.handing, vars(part).get("folded")
         told: dict[str, Any] = {"config": noted, "borrowed": borrowed, "region": region, "folding": folding}
-        places.append(Place(path=path, folder=inside.as_posix(), **told))
+        places.append(Place(path=path, also=also[path], folder=inside.as_posix(), **told))
     return saved, places
 
 
@@ -169,6 +175,7 @@ def restore_whole(
     tensors |= {name: tensors[kept] for name, kept in config.tied.items() if kept in tensors}
     shaped = _with_folded_layers(model, config)
     _check_fit(shaped, config, tensors)
+    check_ties(shaped, config.tied, tensors)
     if strict:
         parts = _members(config.parts)
         check_kinds(config.kinds, kinds_of(shaped, parts))
@@ -179,20 +186,29 @@ def restore_whole(
         given = new.get(place.path) if isinstance(new, Mapping) else new
         made[place.path] = _restored_part(folder, place, given, restore_part)
         _borrow(made[place.path], olds[place.path], place)
-    for place in config.parts:
-        if place.region is None:
-            model.set_submodule(place.path, made[place.path])
-        else:
-            put_region(model, made[place.path], place.region)
-    for path, folding in config.foldings:
-        put_layers(model, folding)
-        vars(made[path])["folded"] = folding
-    put_tensors(model, tensors)
+    _put_parts(model, made, config)
+    inside = tuple(f"{place.path}." for place in config.parts)
+    put_tied(
+        model, tensors, config.tied, config.apart, [name for name in all_tensors(model) if name.startswith(inside)]
+    )
     put_modes(model, config.training)
     set_frozen(model, config.frozen)
     _compare(model, tensors, config)
     put_call(model, config.call)
     return model
+
+
+def _put_parts(model: nn.Module, made: Mapping[str, AdaptedModule], config: WholeConfig) -> None:
+    for place in config.parts:
+        if place.region is None:
+            model.set_submodule(place.path, made[place.path])
+        else:
+            put_region(model, made[place.path], place.region)
+        for path in place.also:
+            model.set_submodule(path, made[place.path])
+    for path, folding in config.foldings:
+        put_layers(model, folding)
+        vars(made[path])["folded"] = folding
 
 
 def _with_folded_layers(model: nn.Module, config: WholeConfig) -> nn.Module:
@@ -254,8 +270,19 @@ def _source(model: nn.Module) -> str:
 
 def _rest(model: nn.Module, parts: Iterable[str]) -> dict[str, torch.Tensor]:
     """The tensors that stand in no adapted part."""
+    return _outside(all_tensors(model), parts)
+
+
+def _outside(named: Mapping[str, Any], parts: Iterable[str]) -> dict[str, Any]:
+    """Those whose names stand in no adapted part."""
     inside = tuple(f"{path}." for path in parts)
-    return {name: tensor for name, tensor in all_tensors(model).items() if not name.startswith(inside)}
+    return {name: value for name, value in named.items() if not name.startswith(inside)}
+
+
+def _other_places(model: nn.Module, path: str, part: nn.Module) -> tuple[str, ...]:
+    """Where the very same part stands besides."""
+    named = model.named_modules(remove_duplicate=False)
+    return tuple(other for other, one in named if one is part and other != path)
 
 
 def _members(places: Iterable[Place]) -> list[str]:
@@ -269,7 +296,7 @@ def _olds(model: nn.Module, config: WholeConfig) -> dict[str, nn.Module]:
     # a file's class has the name of the module that it was read as, which may be another one next time
     is_same = kind == config.model or "" != config.source == _source(model)
     faults = [] if is_same else [Mismatch("model", f"a {config.model}", f"a {kind}", "build the same one")]
-    named = dict(model.named_modules())
+    named = dict(model.named_modules(remove_duplicate=False))
     faults += [
         Mismatch(path, "a submodule to put the part in the place of", "none", "build the model as it was")
         for place in config.parts
@@ -312,7 +339,7 @@ def _borrow(net: AdaptedModule, old: nn.Module, place: Place) -> None:
 
 def _compare(model: nn.Module, tensors: Mapping[str, torch.Tensor], config: WholeConfig) -> None:
     """What stands in the model now is what was saved, bit for bit."""
-    found = _rest(model, (place.path for place in config.parts))
+    found = all_tensors(model)
     faults = [
         Mismatch(name, "the saved bits", "others", "report it")
         for name, tensor in tensors.items()

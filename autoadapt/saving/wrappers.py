@@ -17,7 +17,10 @@ def unwrapped(net: nn.Module) -> nn.Module:
         SavingError: It is no module.
     """
     check_module(net, "net", SavingError)
-    return uncompiled(net.module if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else net)
+    inner = uncompiled(net)
+    while isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = uncompiled(inner.module)
+    return inner
 
 
 def adapted_inside(net: nn.Module, verb: str) -> AdaptedModule:

@@ -213,6 +213,36 @@ def test_what_is_tied_stays_so_where_a_module_without_weights_yet_takes_those_of
     assert torch.equal(again(x), net(x))
 
 
+class Apart(nn.Module):
+    """Two convolutions and a recurrent layer, which lists its weights besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.steps = nn.GRU(3, 3, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.second(self.first(x))
+        return self.steps(maps.flatten(2).mT)[0].mT.unflatten(2, maps.shape[2:])
+
+
+def tied(module: Apart) -> Apart:
+    module.second.weight, module.steps.weight_hh_l0 = module.first.weight, module.steps.weight_ih_l0
+    return module
+
+
+def test_weights_that_the_caller_tied_are_tied_again_and_the_others_apart(tmp_path):
+    for saved, given in ((tied(Apart()), Apart()), (Apart(), tied(Apart()))):
+        net = aa.adapt(saved, like=texts("f32[B, 5, H, W]"), inputs=image()).eval()
+        aa.save(net, tmp_path, check=False)
+        again = aa.restore(tmp_path, new=given).backbone
+        assert (again.first.weight is again.second.weight) == (saved.first.weight is saved.second.weight)
+        assert (again.steps.weight_ih_l0 is again.steps.weight_hh_l0) == (saved.second.weight is saved.first.weight)
+        listed = zip(again.steps._flat_weights_names, again.steps._flat_weights, strict=True)
+        assert all(one is getattr(again.steps, name) for name, one in listed)
+        assert torch.equal(aa.restore(tmp_path, new=given)(image()), net(image()))
+
+
 @pytest.mark.parametrize("container", [Pair, Record], ids=lambda cls: cls.__name__)
 def test_classes_of_outputs_need_the_callers_word(container, tmp_path):
     net = aa.adapt(Pyramid(6, 12), like=Wrapped(container), inputs=image()).eval()
@@ -251,9 +281,21 @@ def test_another_process_restores_it_once_it_is_told_whose_classes_may_be_import
 
 def test_wrappers_of_training_are_taken_off(tmp_path):
     net = small()
-    for wrapped in (torch.compile(net, backend="eager"), nn.DataParallel(net)):
+    parallel = nn.DataParallel(net)
+    for wrapped in (torch.compile(net, backend="eager"), parallel, torch.compile(parallel, backend="eager")):
         aa.save(wrapped, tmp_path)
         assert torch.equal(aa.restore(tmp_path, new=Plain())(image())["c4"], net(image())["c4"])
+
+
+def test_a_module_is_compared_at_the_same_inputs_whatever_the_default_dtype_is(tmp_path):
+    net = small()
+    aa.save(net, tmp_path)
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = aa.restore(tmp_path, new=Plain())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(again(image())["c4"], net(image())["c4"])
 
 
 def test_nothing_is_unpickled(tmp_path, monkeypatch):

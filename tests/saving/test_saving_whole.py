@@ -288,3 +288,65 @@ def test_what_is_no_model_is_said_to_be_none(model, said: str, tmp_path) -> None
     aa.save(swapped(), tmp_path / "f")
     with pytest.raises(aa.SavingError, match=said):
         aa.restore(tmp_path / "f", model=model)
+
+
+class Pair(nn.Module):
+    """Two encoders, and a head whose weight may be one of theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = Encoder(), Encoder()
+        self.head = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.left(x) + self.right(x.flip(3)))
+
+
+def test_weights_that_parts_share_with_each_other_and_with_the_rest_are_one_again(tmp_path) -> None:
+    new = aa.load("timm:test_resnet")
+    model = aa.swap(aa.swap(Pair(), "left", new, inputs=X), "right", new, inputs=X).eval()
+    model.head.extra = nn.Conv2d(3, 16, 1)  # runs nowhere
+    model.head.extra.bias = next(one for one in model.left.parameters() if one.ndim == 1)
+    aa.save(model, tmp_path)
+    fresh = Pair()
+    fresh.head.extra = nn.Conv2d(3, 16, 1)
+    again = aa.restore(tmp_path, model=fresh)
+    pairs = zip(again.left.backbone.parameters(), again.right.backbone.parameters(), strict=True)
+    assert all(left.data_ptr() == right.data_ptr() for left, right in pairs)
+    assert any(again.head.extra.bias is one for one in again.left.parameters())
+    assert [name for name, _ in again.named_parameters()] == [name for name, _ in model.named_parameters()]
+    assert torch.equal(again(X), model(X))
+    again.left.train()(X)  # moves the statistics of both
+    assert torch.equal(again.left.backbone.conv1[1].running_mean, again.right.backbone.conv1[1].running_mean)
+
+
+def test_a_part_that_stands_at_two_places_comes_back_at_both(tmp_path) -> None:
+    model = Pair()
+    model.right = model.left
+    model = aa.swap(model, "left", aa.load("timm:test_resnet"), inputs=X).eval()
+    aa.save(model, tmp_path)
+    again = aa.restore(tmp_path, model=Pair())
+    assert again.left is again.right
+    assert torch.equal(again(X), model(X))
+
+
+def test_one_layer_where_two_were_saved_is_refused(tmp_path) -> None:
+    model = aa.swap(Net(), "backbone", aa.load("timm:test_resnet"), inputs=X)
+    model.again = nn.Conv2d(8, 8, 1)
+    aa.save(model, tmp_path)
+    fresh = Net()
+    fresh.again = fresh.head
+    before = copy.deepcopy(fresh.state_dict())
+    with pytest.raises(aa.SavingError, match="one module stands where two were saved, in 2 tensors"):
+        aa.restore(tmp_path, model=fresh)
+    assert type(fresh.backbone) is Encoder
+    assert all(torch.equal(before[name], tensor) for name, tensor in fresh.state_dict().items())
+
+
+def test_weights_of_a_fresh_model_that_are_one_become_two_where_two_were_saved(tmp_path) -> None:
+    model = aa.swap(Net(), "backbone", aa.load("timm:test_resnet"), inputs=X).eval()
+    model.again.weight = nn.Parameter(torch.randn(8, 8, 1, 1))
+    aa.save(model, tmp_path)
+    again = aa.restore(tmp_path, model=Net())
+    assert again.again.weight is not again.head.weight
+    assert torch.equal(again(X), model(X))

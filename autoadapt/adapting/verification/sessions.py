@@ -204,7 +204,7 @@ class Session:
             least = mask.least(self.signature.axes, self.signature.outputs.leaves, sizes)
             return mask.example(shape, sizes[mask.axis], spec.torch_dtype, generator, least=least).to(self.device)
         if spec.is_floating:
-            return torch.randn(shape, generator=generator).to(self.device, spec.torch_dtype)
+            return torch.randn(shape, dtype=torch.float32, generator=generator).to(self.device, spec.torch_dtype)
         low, high = range_at(self.signature.value_ranges.get(path, (0, 1)), self.signature.axes, sizes, spec.dims)
         drawn = torch.randint(low, high + 1, shape, generator=generator)
         spread = low + torch.arange(drawn.numel()) * (high + 1 - low) // max(drawn.numel(), 1)  # each graph has nodes
