@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.arguments import Arguments
+from autoadapt.contracts.capturing.meant_inputs import meant_code
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.trees import flatten, path_texts
 
@@ -56,6 +58,38 @@ def apart(arguments: Arguments) -> list[Arguments]:
         )
         for i in range(count)
     ]
+
+
+def meant_data(batch: object) -> str:
+    """What the caller may have meant by batches of which one is no call of the model, as code."""
+    first = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
+    if isinstance(first, (str, os.PathLike)):
+        return "data=(torchvision.io.decode_image(name)[None] / 255 for name in names)"
+    field = f"batch[{next(iter(batch), 'image')!r}]" if isinstance(batch, dict) else "batch[0]"
+    return f"data=({field} for batch in loader)"
+
+
+def meant_batches(model: nn.Module, arguments: Arguments) -> str:
+    """The batches with which a model runs that raises at those of the caller, as code; empty where none are known."""
+    first = next(iter(arguments.values.values()))
+    if len(arguments.values) > 1 or not isinstance(first, torch.Tensor):
+        return ""
+    dtype = _dtype_of(model)
+    if first.dtype == dtype:
+        code = meant_code(model, first)
+    else:
+        code = f"x.to({dtype})" if first.dtype.is_floating_point else f"x.to({dtype}) / 255"
+    return code and f"data=({code} for x in images)"
+
+
+def cast_like(old: nn.Module, new: nn.Module) -> str:
+    """The cast with which the weights of both models are of one dtype, as code; empty where they are."""
+    dtype = _dtype_of(old)
+    return "" if _dtype_of(new) == dtype else f"net.to({dtype})  # as the old model is"
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    return next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.get_default_dtype())
 
 
 def _are_images(values: Sequence[object]) -> bool:

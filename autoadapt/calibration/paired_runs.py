@@ -12,7 +12,7 @@ from torch import nn
 
 from autoadapt.adapting.planning import Plan
 from autoadapt.calibration.asked import check_old
-from autoadapt.calibration.calls import apart, fields, named_tensors, sizes_of
+from autoadapt.calibration.calls import apart, cast_like, fields, meant_batches, meant_data, named_tensors, sizes_of
 from autoadapt.calibration.changed_calls import ChangedCalls
 from autoadapt.calibration.paired_tokens import PairedTokens, what_counts_of
 from autoadapt.calibration.projections import Projection, find_projections
@@ -195,8 +195,7 @@ class Pair:
         Raises:
             CalibrationError: It is no call of the model.
         """
-        field = f"batch[{next(iter(batch), 'image')!r}]" if isinstance(batch, dict) else "batch[0]"
-        remedy = f"data=({field} for batch in loader)"
+        remedy = meant_data(batch)
         with explained(f"batch {number}", "a call of the model", remedy):
             try:
                 arguments = bind(self._old, fields(batch, self._old))
@@ -221,12 +220,17 @@ class Pair:
             if levels is None:
                 made.append(_fresh_value(output))
 
+        def meant() -> str:
+            for handle in handles:
+                handle.remove()
+            return "" if self.is_sharded else meant_batches(self._old, arguments)
+
         handles = [
             self._old_backbone.register_forward_pre_hook(entering, with_kwargs=True),
             self._old_backbone.register_forward_hook(leaving),
         ]
         try:
-            with self._undisturbed(), explained(f"batch {number}, old model", "a forward pass"):
+            with self._undisturbed(), explained(f"batch {number}, old model", "a forward pass", meant):
                 answer = fresh(arguments).call(calling(self._old) if self.is_sharded else self._old)
         finally:
             for handle in handles:
@@ -255,7 +259,8 @@ class Pair:
             handles.append(running.get_submodule(projection.module).register_forward_pre_hook(hook))
         changes, self._changes = self._changes or ChangedCalls({}), None
         try:
-            with self._undisturbed(), explained(f"batch {number}, new backbone", "a forward pass"), changes.watched():
+            told = explained(f"batch {number}, new backbone", "a forward pass", cast_like(self._old, running))
+            with self._undisturbed(), told, changes.watched():
                 call.call(calling(running, self._whole, self.at) if self.is_sharded else running)
         finally:
             for handle in handles:
@@ -375,8 +380,8 @@ def _check_pair(pair: tuple[torch.Tensor, torch.Tensor], projection: Projection,
 
 
 @contextlib.contextmanager
-def explained(where: str, expected: str, remedy: str = "") -> Iterator[None]:
-    """Whatever raises inside is a fault of calibration, named by its place."""
+def explained(where: str, expected: str, remedy: str | Callable[[], str] = "") -> Iterator[None]:
+    """Whatever raises inside is a fault of calibration, named by its place; a function finds its remedy then."""
     try:
         yield
     except CalibrationError:
@@ -385,4 +390,5 @@ def explained(where: str, expected: str, remedy: str = "") -> Iterator[None]:
         faults = error.mismatches or (Mismatch(where, expected, error.summary),)
         raise CalibrationError(f"{where} failed", faults) from error
     except Exception as error:
-        raise CalibrationError(f"{where} failed", [Mismatch(where, expected, one_line(error), remedy)]) from error
+        fault = Mismatch(where, expected, one_line(error), remedy() if callable(remedy) else remedy)
+        raise CalibrationError(f"{where} failed", [fault]) from error

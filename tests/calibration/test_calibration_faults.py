@@ -287,3 +287,25 @@ def test_the_old_model_of_one_that_is_wrapped_is_that_of_what_it_holds(wrap):
     plain = calibrate(model_with(old, new), at="backbone", like=old, data=BATCHES, solver=Recipe(1.0))
     assert found.head == plain.head
     assert found.outputs == plain.outputs
+
+
+@pytest.mark.parametrize(
+    ("batch", "remedy"),
+    [
+        (IMAGES[0], "data=(x[None] for x in images)"),
+        (IMAGES[:4].permute(0, 2, 3, 1), "data=(x.permute(0, 3, 1, 2) for x in images)"),
+        (IMAGES[:4].double(), "data=(x.to(torch.float32) for x in images)"),
+        ((IMAGES[:4] * 255).byte(), "data=(x.to(torch.float32) / 255 for x in images)"),
+        ("a.png", "data=(torchvision.io.decode_image(name)[None] / 255 for name in names)"),
+        (["a.png", "b.png"], "data=(torchvision.io.decode_image(name)[None] / 255 for name in names)"),
+    ],
+)
+def test_batches_at_which_the_old_model_raises_are_told_by_those_at_which_it_runs(batch, remedy):
+    old, model = setup()
+    assert f"try       {remedy}" in refused(model, old, "batch 0.* failed", data=[batch] * 4)
+
+
+def test_models_of_two_dtypes_are_told_how_to_be_of_one():
+    old, model = setup()
+    said = refused(model.half(), old, "batch 0, new backbone failed")
+    assert "try       net.to(torch.float32)  # as the old model is" in said

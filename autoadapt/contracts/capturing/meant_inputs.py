@@ -43,6 +43,16 @@ def with_meant_inputs(error: InputError, module: nn.Module, inputs: object) -> I
     return type(error)(error.summary, [replace(first, remedy=found), *others])
 
 
+def meant_code(module: nn.Module, x: torch.Tensor) -> str:
+    """The change of `x` with which a module runs that raises at it alone, as code; empty where none is known.
+
+    Example:
+        >>> meant_code(nn.Conv2d(3, 8, 1), torch.zeros(1, 64, 64, 3))
+        'x.permute(0, 3, 1, 2)'
+    """
+    return next((code for code, change in _changed(x) if _runs(module, change())), "")
+
+
 def _runs(module: nn.Module, inputs: object) -> bool:
     try:
         start(module, bind(module, inputs), inner=False, real=False)
