@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from torch import nn
 
 from autoadapt.assembly.documents import Document, yaml_package
 from autoadapt.assembly.python_expressions import Keys
 from autoadapt.contracts.facts import MadeByHand, asked_for
 from autoadapt.contracts.signature import MOST_VALUES, TensorSpec
-from autoadapt.errors import AdaptError, AssemblyError, Mismatch, SignatureError, nearest
+from autoadapt.errors import AssemblyError, Mismatch, SignatureError, nearest
 from autoadapt.showing import Shown
 
 Group: TypeAlias = Literal["preprocessor", "backbone", "neck", "head", "loss"]
@@ -21,6 +23,23 @@ GROUPS: tuple[Group, ...] = ("backbone", "neck", "head", "loss")
 FREE = 224
 """At which size an axis is looked at that the config leaves free."""
 _RESERVED = ("type", "from", "expects", "target")
+
+
+def _refused(expected: str, found: str, remedy: str = "") -> PydanticCustomError:
+    """A fault for a validator to raise, which `parse_config` gives its place."""
+    return PydanticCustomError("config", "{expected}", {"expected": expected, "found": found, "remedy": remedy})
+
+
+def _spec_of(text: str) -> TensorSpec:
+    try:
+        return TensorSpec.parse(text)
+    except SignatureError as error:
+        first = error.mismatches[0]
+        raise _refused(first.expected, first.found or repr(text), first.remedy) from error
+
+
+def _spec_or_none(text: str) -> str:
+    return str(_spec_of(text)) if text else ""
 
 
 class PartConfig(MadeByHand):
@@ -39,7 +58,7 @@ class PartConfig(MadeByHand):
     @classmethod
     def _readable(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         for text in texts:
-            TensorSpec.parse(text)
+            _spec_of(text)
         return texts
 
     def flat(self) -> dict[str, Any]:
@@ -98,7 +117,7 @@ class Config(Shown, MadeByHand):
 
     schema_version: Literal[1] = 1
     input: str = "f32[B, 3, 224, 224]"
-    targets: dict[str, str] = Field(default_factory=dict)
+    targets: dict[str, Annotated[str, AfterValidator(_spec_or_none)]] = Field(default_factory=dict)
     """What the data gives to the losses, by name, each a tensor spec or an empty text."""
     backbone: tuple[PartConfig, ...] = Field(strict=False)
     """One; several for a comparison."""
@@ -122,17 +141,11 @@ class Config(Shown, MadeByHand):
     @field_validator("input")
     @classmethod
     def _spec(cls, text: str) -> str:
-        spec = TensorSpec.parse(text)
-        count = math.prod(dim.constant or FREE for dim in spec.dims if str(dim) != "B")
-        if count > MOST_VALUES:
-            fault = Mismatch("input", f"at most {MOST_VALUES:,} values in a sample", f"{count:,}", "smaller images")
-            raise SignatureError("the input is too large", [fault])
+        spec = _spec_of(text)
+        count = math.prod(FREE if dim.constant is None else dim.constant for dim in spec.dims if str(dim) != "B")
+        if not 0 < count <= MOST_VALUES:
+            raise _refused(f"1 to {MOST_VALUES:,} values in a sample", f"{count:,}", "input: f32[B, 3, 224, 224]")
         return str(spec)
-
-    @field_validator("targets")
-    @classmethod
-    def _specs(cls, texts: dict[str, str]) -> dict[str, str]:
-        return {name: str(TensorSpec.parse(text)) if text else "" for name, text in texts.items()}
 
     def parts(self) -> Iterator[tuple[str, PartConfig]]:
         """Every part but the backbone by its reference: `neck`, `head.boxes`, `loss`."""
@@ -296,11 +309,9 @@ def _fault(document: Document, detail: Mapping[str, Any]) -> Mismatch:
         case "model_type" | "dict_type":
             return Mismatch(where, "a mapping", repr(detail["input"]), _example(keys))
         case _:
-            error = detail.get("ctx", {}).get("error")
-            if isinstance(error, AdaptError) and error.mismatches:
-                first = error.mismatches[0]
-                return Mismatch(where, first.expected, first.found, first.remedy)
-            return Mismatch(where, asked_for(detail), repr(detail["input"]), _example(keys, detail["input"]))
+            told, example = detail.get("ctx", {}), _example(keys, detail["input"])
+            found = told.get("found", repr(detail["input"]))
+            return Mismatch(where, asked_for(detail), found, example or told.get("remedy", ""))
 
 
 def _keys(document: Document, loc: tuple[str | int, ...]) -> Keys:
@@ -318,8 +329,9 @@ def _example(keys: Keys, found: object = None) -> str:
         parts = {"backbone": "timm:resnet18", "neck": "GlobalAveragePooling", "head": "LinearClsHead"}
         return f"{first}: {{type: {parts.get(first, 'CrossEntropyLoss')}}}"
     if first == "input":
-        shape = found if isinstance(found, (list, tuple)) and len(found) > 1 else ("B", 3, 224, 224)
-        return f"input: f32[{', '.join(map(str, ['B', *shape[1:]]))}]"
+        shape = re.split(r"[\sx*,]+", found) if isinstance(found, str) and re.fullmatch(r"[\d\sx*,]+", found) else found
+        sizes = shape if isinstance(shape, (list, tuple)) and len(shape) > 1 else (3, 224, 224)
+        return f"input: f32[{', '.join(map(str, ['B', *sizes[len(sizes) != 3 :]]))}]"  # three are those of one image
     return "weights: [{from: checkpoint.pth, to: backbone}]" if first == "weights" else ""
 
 

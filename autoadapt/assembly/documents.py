@@ -49,7 +49,7 @@ def read_document(config: object) -> Document:
         AssemblyError: There is no such file, or it is no mapping of plain data.
     """
     match config:
-        case str() if "\n" in config or (": " in config and not os.path.exists(config)):
+        case str() if "\n" in config or not config.strip() or (": " in config and not os.path.exists(config)):
             return _parsed(config, "config", Path())
         case str() | Path():
             path = Path(config)

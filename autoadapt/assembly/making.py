@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from autoadapt.assembly.assembly_sessions import Session, said_by
 from autoadapt.assembly.mmengine import start_registered
@@ -60,22 +62,53 @@ def full_name(part: Part, type_: str) -> str:
 def _called(session: Session, name: str, part: Part, arguments: Mapping[str, Any]) -> nn.Module | None:
     limits = _limits(session, name, part)
     try:
-        module: object = made_within(limits, part.make, part.prepared(arguments))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused below, with its place
+            module: object = made_within(limits, part.make, part.prepared(arguments))
     except AdaptError as error:
         first = error.mismatches[0].where if error.mismatches else ""
         session.note(error, (*keys_of(name), first if first in arguments else "type"))
         return None
     except Exception as error:
         shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        session.fault(session.where(name), f"{part.name}({shown}) to be made", said_by(error), "mend its arguments")
+        negative = {key for key, value in _numbers(arguments) if value < 0 and str(value) in str(error)}
+        if negative and "negative" in str(error):
+            _refuse_counts(session, name, arguments, negative, said_by(error))
+        else:
+            session.fault(session.where(name), f"{part.name}({shown}) to be made", said_by(error), "mend its arguments")
         return None
     if not isinstance(module, nn.Module):
         where = session.where(name, "type")
         session.fault(where, "a torch.nn.Module", f"{part.name} gives a {type(module).__name__}", "return a module")
         return None
+    zeros = {key for key, value in _numbers(arguments) if value == 0} if name != "backbone" else set()
+    if zeros and (empty := _without_values(module)):
+        _refuse_counts(session, name, arguments, zeros, f"`{empty}` of {part.name} would have no values")
+        return None
     if limits is not CONFIG_LIMITS:
         session.values_made += sum(parameter.numel() for parameter in module.parameters())
     return module
+
+
+def _without_values(module: nn.Module) -> str:
+    """The first weight without values; a vector without any may be there to tell the device."""
+    named = ((name, one) for name, one in module.named_parameters() if not isinstance(one, UninitializedParameter))
+    return next((name for name, one in named if one.dim() > 1 and not one.numel()), "")
+
+
+def _numbers(arguments: Mapping[str, Any]) -> list[tuple[str, int]]:
+    return [(key, value) for key, value in arguments.items() if type(value) is int]
+
+
+def _refuse_counts(session: Session, name: str, arguments: Mapping[str, Any], keys: Collection[str], why: str) -> None:
+    """Note a whole number that is too small for a part to be made of; of several, one of which it is."""
+    if len(keys) == 1:
+        (key,) = keys
+        where, found, remedy = session.where(name, key), str(arguments[key]), f"{key}: ...  # 1 or more"
+    else:
+        where, remedy = session.where(name), "mend its arguments"
+        found = ", ".join(f"{key}: {value}" for key, value in arguments.items() if key in keys)
+    session.fault(where, "a number of at least 1", found, remedy, why)
 
 
 def _limits(session: Session, name: str, part: Part) -> SizeLimits:
