@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
+from autoadapt.adapting.verification.casts import as_cast
 from autoadapt.adapting.verification.checks import CHECKS, THOROUGH_CHECKS
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.capturing import capture
@@ -100,7 +101,7 @@ def _session(net: nn.Module, inputs: object) -> Session | None:
     Inputs are invented: of a given one the items of a larger batch would be equal.
     """
     if isinstance(net, AdaptedModule):
-        return Session(net, net.signature)
+        return as_cast(Session(net, net.signature))
     return None if inputs is None else Session(net, capture(net, inputs))
 
 

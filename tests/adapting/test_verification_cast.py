@@ -10,6 +10,7 @@ from small_models import image
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.testing import mutants
 
 
 def adapted(new: nn.Module | None = None):
@@ -142,3 +143,10 @@ def test_a_module_on_the_meta_device_that_was_cast():
     report = adapted().to("meta").half().verify()
     assert report, str(report)
     assert "f16" in report["dtype"].detail
+
+
+def test_as_many_kinds_of_fault_are_tried_on_a_module_that_was_cast():
+    """Calls of the dtype before raise for module and mutant alike, so that thirteen kinds seemed to change nothing."""
+    kinds = {mutant.kind for mutant in mutants(adapted())}
+    assert len(kinds) > 10
+    assert {mutant.kind for mutant in mutants(adapted().half())} == kinds

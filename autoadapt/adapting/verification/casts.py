@@ -58,6 +58,19 @@ def recast(session: Session) -> Recast | None:
     return Recast(built[0].dtype, own, kept, unfit)
 
 
+def as_cast(session: Session, inputs: object = None) -> Session:
+    """A session, or one in the module's own dtype where it was cast since it was built.
+
+    Args:
+        session: Of the module.
+        inputs: The caller's, with which it was made.
+    """
+    cast = recast(session)
+    if cast is None or cast.unfit:
+        return session
+    return Session(session.net, cast.contract(session.signature), inputs=inputs, cast=cast.now)
+
+
 def _dtypes(session: Session, dtype: torch.dtype | None) -> dict[str, torch.dtype] | None:
     """The dtypes of all outputs of a small call with inputs of a dtype; None where it raises."""
     try:

@@ -13,7 +13,7 @@ from torch import nn
 
 from autoadapt.adapting import adapt
 from autoadapt.adapting.building import AdaptedModule
-from autoadapt.adapting.verification.casts import recast
+from autoadapt.adapting.verification.casts import as_cast
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.adapting.verification.unexported import no_logs
 from autoadapt.contracts.capturing.solving import UnexplainedError
@@ -164,14 +164,6 @@ def _refuse_opset(path: Path, format_: Format, opset_version: int | None) -> Non
         raise ExportError("only ONNX has an opset_version", [fault])
 
 
-def _as_cast(session: Session, inputs: object) -> Session:
-    """The session, or one in the module's own dtype where it was cast since it was built."""
-    cast = recast(session)
-    if cast is None or cast.unfit:
-        return session
-    return Session(session.net, cast.contract(session.signature), inputs=inputs, cast=cast.now)
-
-
 class _Export:
     """One module on its way into one format."""
 
@@ -181,7 +173,7 @@ class _Export:
         if net.plan.untraced:
             _refuse_untraced(net, size_ranges(net.plan, ranges))
         self.net, self.format, self.name = net, format_, name
-        self.session = _as_cast(Session(net, net.signature, inputs=inputs), inputs)
+        self.session = as_cast(Session(net, net.signature, inputs=inputs), inputs)
         self.ranges = size_ranges(net.plan, ranges, partial(above_lone_cells, self.session))
 
     @property
