@@ -133,6 +133,7 @@ def _altered(step: Operation) -> Iterator[Operation]:
             yield step.model_copy(update={"dims": tuple(dim + 1 for dim in step.dims)})
             yield step.model_copy(update={"dims": tuple(reversed(step.dims))})
             yield step.model_copy(update={"prefix": step.prefix + 1})
+            yield step.model_copy(update={"suffix": step.suffix + 1})
         case Project():
             yield step.model_copy(update={"target": step.target + 1})
             yield step.model_copy(update={"source": step.source + 1})

@@ -1,4 +1,4 @@
-"""Layers for tokens `[B, N, C]`: cells of an image or clip behind leading tokens. Standalone source inlines them."""
+"""Layers for tokens `[B, N, C]`: cells of an image or clip among other tokens. Standalone source inlines them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def resize_tokens(
     order: list[int] | None = None,
     first: list[float] | None = None,
     step: list[float] | None = None,
+    trailing: int = 0,
 ) -> torch.Tensor:
-    """Linear interpolation of the cells behind leading tokens, which stay as they are.
+    """Linear interpolation of the cells between other tokens, which stay as they are.
 
     Args:
         tokens_BNC: The tokens.
@@ -33,11 +34,15 @@ def resize_tokens(
         first: For each wanted side the centre of its first cell, as in `resample`; cells
             are stretched over the whole side without.
         step: For each wanted side the step from one centre to the next.
+        trailing: The number of tokens behind the cells.
 
     Shape:
-        `[B, leading + prod(grid), C] -> [B, leading + prod(sizes), C]`
+        `[B, leading + prod(grid) + trailing, C] -> [B, leading + prod(sizes) + trailing, C]`
     """
-    cells = torch.unflatten(tokens_BNC[:, leading:].transpose(1, 2), 2, grid)
+    listed, parts = tokens_BNC[:, leading:], [tokens_BNC[:, :leading]]
+    if trailing > 0:
+        listed = listed[:, :-trailing]
+    cells = torch.unflatten(listed.transpose(1, 2), 2, grid)
     if order is not None:
         cells = cells.permute([0, 1] + [2 + side for side in order])
     if kernel is not None:
@@ -46,7 +51,10 @@ def resize_tokens(
         cells = resample(cells, first, step, sizes)
     if first is None:
         cells = resize(cells, sizes)
-    return torch.cat([tokens_BNC[:, :leading], cells.flatten(2).transpose(1, 2)], 1)
+    parts.append(cells.flatten(2).transpose(1, 2))
+    if trailing > 0:
+        parts.append(tokens_BNC[:, -trailing:])
+    return torch.cat(parts, 1)
 
 
 def lead_with_mean(tokens_BNC: torch.Tensor) -> torch.Tensor:

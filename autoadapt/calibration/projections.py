@@ -254,12 +254,13 @@ def _undone(
             return _resampled_back(value, first, by, before.shape(sizes)[2:])
         case Lead():
             return value[:, 1:]
-        case ResizeTokens(prefix=prefix, source=grid, dims=dims, order=order, first=first, step=by):
+        case ResizeTokens(prefix=prefix, source=grid, dims=dims, order=order, first=first, step=by, suffix=suffix):
             have, want = (tuple(dim.evaluate(sizes) for dim in sides) for sides in (dims, grid))
-            cells = torch.unflatten(value[:, prefix:].transpose(1, 2), 2, have)
+            end = value.shape[1] - suffix
+            cells = torch.unflatten(value[:, prefix:end].transpose(1, 2), 2, have)
             cells = cells.permute(0, 1, *(2 + order.index(side) for side in range(len(order)))) if order else cells
             cells = _resampled_back(cells, first, by, want) if first else resized(cells, want)
-            return torch.cat([value[:, :prefix], cells.flatten(2).transpose(1, 2)], 1)
+            return torch.cat([value[:, :prefix], cells.flatten(2).transpose(1, 2), value[:, end:]], 1)
         case _:
             fault = Mismatch(target, "rearranging and resizing", str(step), "calibrate before editing the plan")
             raise CalibrationError(f"`{target}`: what follows the projection cannot be undone", [fault])

@@ -31,10 +31,13 @@ def test_a_convolution_maps_channels_and_leaves_the_grid(spatial):
 @pytest.mark.parametrize(
     ("grid", "sizes", "kernel"), [((4, 6), (8, 9), ()), ((8, 12), (4, 6), (2, 2)), ((7,), (3,), ())]
 )
-def test_tokens_are_resized_on_their_grid_and_the_leading_ones_stay(grid, sizes, kernel):
+def test_tokens_are_resized_on_their_grid_and_those_before_and_behind_it_stay(grid, sizes, kernel):
     cells = torch.randn(2, 5, *grid)
     tokens = torch.cat([torch.full((2, 3, 5), 9.0), cells.flatten(2).transpose(1, 2)], 1)
     made = resize_tokens(tokens, 3, grid, sizes, kernel or None)
+    behind = torch.full((2, 2, 5), 7.0)
+    followed = resize_tokens(torch.cat([tokens, behind], 1), 3, grid, sizes, kernel or None, trailing=2)
+    assert torch.equal(followed, torch.cat([made, behind], 1))
     if kernel:
         expected = nn.functional.avg_pool2d(cells, kernel)
     else:

@@ -1,4 +1,4 @@
-"""Cells behind leading tokens lie where the old ones lay, as cells of maps do, and the leading tokens are handed on."""
+"""Cells among other tokens lie where the old ones lay, as cells of maps do, and the other tokens are handed on."""
 
 import pytest
 import torch
@@ -7,20 +7,23 @@ from torch import nn
 
 import autoadapt as aa
 from autoadapt.calibration.projections import _undone
+from autoadapt.contracts.capturing.centres import CentresFollowed
 
 
 class Behind(nn.Module):
-    """The cells of a map, row by row, behind tokens that hold 9."""
+    """The cells of a map, row by row, behind tokens that hold 9, and before others that hold 7."""
 
-    def __init__(self, maps, leading, *, only=None):
+    def __init__(self, maps, leading, *, trailing=0, only=None):
         super().__init__()
-        self.maps, self.leading, self.only = maps, leading, only
+        self.maps, self.leading, self.trailing, self.only = maps, leading, trailing, only
 
     def forward(self, x):
         if self.only and set(x.shape[2:]) != {self.only}:
             raise ValueError("images of another size")
         cells = self.maps(x).flatten(2).transpose(1, 2)
-        return torch.cat([cells.new_full((x.shape[0], self.leading, cells.shape[2]), 9.0), cells], 1)
+        shapes = [(x.shape[0], count, cells.shape[2]) for count in (self.leading, self.trailing)]
+        before, behind = torch.full(shapes[0], 9.0), torch.full(shapes[1], 7.0)
+        return torch.cat([before, cells, behind], 1)
 
 
 def stack(spatial, kernel, stride, padding=0):
@@ -85,3 +88,47 @@ def test_what_a_calibration_expects_before_resampled_tokens_lies_at_their_own_ce
     assert torch.equal(undone[:, :2], expected[:, :2])
     inner = (expected[..., 0] > 16) & (expected[..., 0] < 112)
     torch.testing.assert_close(undone[inner], expected[inner])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("leading", "trailing"), [(0, 1), (1, 4), (2, 7)])
+@pytest.mark.parametrize("pair", ["patches, smaller patches", "halves, rounded otherwise", "clips"])
+def test_tokens_behind_the_cells_are_handed_on_too(pair, leading, trailing):
+    """They were refused; as many as there are rows hid where the cells lie."""
+    old, new = PAIRS[pair]
+    spatial = 3 if pair == "clips" else 2
+    inputs = ramp(spatial, SIZES[spatial][0])
+    net = aa.adapt(Behind(new, leading, trailing=trailing), like=Behind(old, leading, trailing=trailing), inputs=inputs)
+    bare = aa.adapt(Behind(new, 0), like=Behind(old, 0), inputs=inputs)
+    for size in SIZES[spatial]:
+        found = net(ramp(spatial, size))
+        count = found.shape[1] - trailing
+        assert torch.equal(found[:, :leading], torch.full((1, leading, found.shape[2]), 9.0))
+        torch.testing.assert_close(found[:, leading:count], bare(ramp(spatial, size)))
+        assert torch.equal(found[:, count:], torch.full((1, trailing, found.shape[2]), 7.0))
+    (route,) = net.plan.routes
+    assert route.steps[0].label.endswith(f"last {trailing} as they are")
+    net.verify().raise_if_failed()
+    assert aa.Plan.model_validate_json(net.plan.model_dump_json()) == net.plan
+
+
+def test_what_a_calibration_expects_before_tokens_behind_the_cells_is_in_its_place():
+    old, new = PAIRS["patches, smaller patches"]
+    net = aa.adapt(Behind(new, 1, trailing=4), like=Behind(old, 1, trailing=4), inputs=ramp(2, 112))
+    (route,) = net.plan.routes
+    with torch.no_grad():
+        sizes = {"B": 1, "H": 143, "W": 143}
+        undone = _undone(route.steps[0], Behind(old, 1, trailing=4)(ramp(2, 143)), route.specs[0], sizes, "")
+        expected = Behind(new, 1, trailing=4)(ramp(2, 143))
+    assert torch.equal(undone[:, [0, -4, -3, -2, -1]], expected[:, [0, -4, -3, -2, -1]])
+    inner = (expected[..., 0] > 16) & (expected[..., 0] < 112)
+    torch.testing.assert_close(undone[inner], expected[inner])
+
+
+@pytest.mark.parametrize("trailing", [3, 4, 5])
+def test_as_many_registers_as_rows_do_not_hide_where_cells_lie(trailing):
+    module = Behind(stack(2, 16, 16), 1, trailing=trailing)
+    x = torch.zeros(1, 2, 64, 80)
+    with CentresFollowed([(x, ("B", "C", "H", "W"))]) as followed, torch.no_grad():
+        grid = followed.grid(module(x))
+    assert {name: (cells.first, cells.step) for name, cells in grid.items()} == {"H": (7.5, 16), "W": (7.5, 16)}

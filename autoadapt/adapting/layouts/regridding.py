@@ -1,4 +1,4 @@
-"""Regridding: bringing the cells behind leading tokens, such as class tokens, to another grid; these tokens stay."""
+"""Regridding: bringing cells among other tokens, such as class tokens and registers, to another grid; these stay."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from autoadapt.adapting.operations import Operation, Project, ResizeTokens
 
 
 def regridded(have: Factored, want: Factored) -> tuple[ResizeTokens, ...]:
-    """The steps from tokens `[B, N, C]` to as many leading tokens and another grid; empty for other tensors.
+    """The steps from tokens `[B, N, C]` to another grid between as many other tokens; empty for other tensors.
 
-    Cells go where those of a map without leading tokens would go.
+    Cells go where those of a map without other tokens would go.
     """
-    if any((*have.suffixes, *want.suffixes)) or not any(want.prefixes):
-        return ()
-    if have.prefixes != want.prefixes or len(have.spec.dims) != 3 or any(have.prefixes[::2]):
+    extra, wanted_extra = ((*one.prefixes, *one.suffixes) for one in (have, want))
+    if extra != wanted_extra or not any(extra) or len(have.spec.dims) != 3 or any((*extra[:3:2], *extra[3::2])):
         return ()
     sides, wanted = ([atom.kind for atom in tensor.atoms[1]] for tensor in (have, want))
     alike = sorted(map(sorted, sides)) == sorted(map(sorted, wanted)) and len({*sides}) == len(sides)
@@ -26,7 +25,7 @@ def regridded(have: Factored, want: Factored) -> tuple[ResizeTokens, ...]:
         return ()
     cells = assign(have.atoms[1:2], want.atoms[1:2])
     assert isinstance(cells, Assignment), "both have the same axes"
-    return _on_grid(cells, have.prefixes[1])
+    return _on_grid(cells, have.prefixes[1], have.suffixes[1])
 
 
 def with_projection(
@@ -50,8 +49,8 @@ def with_projection(
     return (*steps[:fewest], Project(form="linear", source=source, target=target), *steps[fewest:])
 
 
-def _on_grid(cells: Assignment, leading: int) -> tuple[ResizeTokens, ...]:
-    """The steps that an assignment of cells needs, behind leading tokens; at least one, which turns their order.
+def _on_grid(cells: Assignment, leading: int, trailing: int) -> tuple[ResizeTokens, ...]:
+    """The steps that an assignment of cells needs, between other tokens; at least one, which turns their order.
 
     Cells are pooled and resized in one step.
     """
@@ -73,6 +72,7 @@ def _on_grid(cells: Assignment, leading: int) -> tuple[ResizeTokens, ...]:
             order=tuple(held.index(name) for name in wanted) if held != wanted else (),
             first=tuple(first for first, _ in places),
             step=tuple(step for _, step in places),
+            suffix=trailing,
         )
         steps.append(step)
         held = wanted

@@ -107,7 +107,7 @@ class Lead(BaseOperation):
 
 
 class ResizeTokens(BaseOperation):
-    """Linear interpolation of tokens on their grid, `[B, prefix + cells, C]`; leading tokens stay as they are."""
+    """Linear interpolation of tokens on their grid, `[B, prefix + cells + suffix, C]`; others stay as they are."""
 
     says: ClassVar[str] = "interpolates to exact sizes"
     moves_cells: ClassVar[bool] = True
@@ -126,6 +126,8 @@ class ResizeTokens(BaseOperation):
     """The centre of the first cell along each wanted side, as of `Resample`; empty where cells are stretched."""
     step: tuple[float, ...] = Field(default=(), exclude_if=lambda step: not step)
     """From one centre to the next along each wanted side, in cells of the source."""
+    suffix: int = Field(default=0, exclude_if=lambda suffix: not suffix)
+    """The number of tokens behind the cells."""
 
     def __str__(self) -> str:
         return f"{self.short_text} {self._over}"
@@ -137,7 +139,8 @@ class ResizeTokens(BaseOperation):
 
     @property
     def label(self) -> str:
-        return f"{self._over}, first {self.prefix} as they are"
+        ends = [f"first {self.prefix}"] * bool(self.prefix) + [f"last {self.suffix}"] * bool(self.suffix)
+        return f"{self._over}, {' and '.join(ends)} as they are"
 
     @property
     def _over(self) -> str:
@@ -146,16 +149,17 @@ class ResizeTokens(BaseOperation):
 
     def dims_after(self, spec: TensorSpec) -> Dims:
         dims, grid = spec.dims, math.prod(self.source, start=Dim(1))
-        if len(dims) != 3 or dims[1] != grid + self.prefix:
-            sides = shown_sizes(self.source)
+        extra = self.prefix + self.suffix
+        if len(dims) != 3 or dims[1] != grid + extra:
+            sides = shown_sizes(self.source) + f" and {self.suffix} behind it" * bool(self.suffix)
             raise self.refused(spec, f"{self.prefix} tokens before a grid of {sides}, and channels last")
-        return (dims[0], math.prod(self.dims, start=Dim(1)) + self.prefix, dims[2])
+        return (dims[0], math.prod(self.dims, start=Dim(1)) + extra, dims[2])
 
     def order_after(self, spec: TensorSpec) -> tuple[str, int]:
         if not self.order:
             return spec.order
         sides = in_order("THW" if len(self.order) == 3 else "HW", spec.cells)
-        return cells_in([sides[side] for side in self.order]), 0
+        return cells_in([sides[side] for side in self.order]), self.suffix
 
     def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
         made = values_in(self.gives(spec), sizes)
@@ -168,5 +172,6 @@ class ResizeTokens(BaseOperation):
     def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
         sides = [graph.sizes(side) for side in (self.source, self.dims)] + [[*self.kernel]] * bool(self.kernel)
         told = {"order": self.order, "first": self.first, "step": self.step}
-        more = {name: [*values] for name, values in told.items() if values}
+        more: dict[str, object] = {name: [*values] for name, values in told.items() if values}
+        more |= {"trailing": self.suffix} if self.suffix else {}
         return graph.put("call_function", token_layers.resize_tokens, node, self.prefix, *sides, **more)

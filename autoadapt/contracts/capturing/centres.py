@@ -112,7 +112,7 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 grids = [self.grid(tensor) for tensor in given]
                 grid = self._kept(grids, output, mixes=name in ("cat", "stack"))
-                grid = grid if name in _RESHAPING else _left(grid, given, output)
+                grid = grid if name in _RESHAPING else _left(grid, self._moving(given), output)
                 grid = _unmixed(grid, named[_PRODUCTS[name]]) if name in _PRODUCTS else grid
             self._grids.put(output, grid)
 
@@ -195,9 +195,9 @@ def _unmixed(grid: Grid, left: torch.Tensor) -> Grid:
     return {name: cells for name, cells in grid.items() if cells.count != last}
 
 
-def _left(grid: Grid, given: Sequence[torch.Tensor], output: torch.Tensor) -> Grid:
-    """Without axes that a given tensor has and the output lacks: they were reduced, or an entry was selected."""
-    stood = {size for tensor in given for size in tensor.shape}
+def _left(grid: Grid, moving: Sequence[torch.Tensor], output: torch.Tensor) -> Grid:
+    """Without axes that a tensor of cells has and the output lacks: they were reduced, or an entry was selected."""
+    stood = {size for tensor in moving for size in tensor.shape}
     return {name: cells for name, cells in grid.items() if cells.count not in stood or cells.count in output.shape}
 
 
