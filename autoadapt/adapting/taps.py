@@ -54,7 +54,16 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
         streams = [output for output in read if _strides(output.spec) == strides]
         level = with_streams(_boundaries(outputs, places, most), streams)
         found += _with_listed(level, outputs)
-    return sorted(found, key=lambda output: output.finished)
+    return sorted((_out_of_its_row(output, inner) for output in found), key=lambda output: output.finished)
+
+
+def _out_of_its_row(found: InnerOutput, inner: Sequence[InnerOutput]) -> InnerOutput:
+    """The last layer of a stage in a Sequential of stages: who checkpoints runs the layers of all stages one by one."""
+    is_row = any(one.kind == "Sequential" for one in inner if one.module == _parent(found))
+    if found.kind != "Sequential" or not is_row:
+        return found
+    inside = [one for one in inner if _tensor(one) == _tensor(found) and one.module.startswith(f"{found.module}.")]
+    return max((one for one in inside if one.kind != "Sequential"), key=lambda one: one.finished, default=found)
 
 
 class _Places(NamedTuple):

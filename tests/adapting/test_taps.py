@@ -346,3 +346,16 @@ def test_equal_numbers_of_different_things_are_told_apart_at_one_image_size(name
         model = timm.create_model(name)
     net = aa.adapt(model, like=contract())
     assert [route.source for route in net.plan.routes] == taps
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "mobilenetv4_conv_small_035"])
+def test_a_stage_of_single_layers_is_read_where_it_is_read_under_gradient_checkpointing(name):
+    """timm then runs the layers of all stages one by one, so that no stage is called."""
+    net = aa.adapt(classifier(name), like=contract(), inputs=IMAGES).train()
+    net.set_grad_checkpointing(True)
+    levels = net(torch.randn(2, 3, 64, 64))
+    torch.stack([level.mean() for level in levels]).sum().backward()
+    found = {output.name: output for output in capture(classifier(name), IMAGES, inner=True).inner}
+    taken = [route.source for route in net.plan.routes if route.source.startswith("blocks.")]
+    assert taken
+    assert all(found[name].kind != "Sequential" for name in taken)
