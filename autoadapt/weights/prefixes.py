@@ -19,6 +19,7 @@ Same: TypeAlias = Callable[[Spec, Spec], bool]
 
 _VOTES_PER_NAME = 8  # a suffix that more names share than this says nothing (`conv1.weight`)
 _CANDIDATES = 12
+_NUMBER = re.compile(r"\d+")
 _AVERAGED = re.compile(r"(^|[._])(ema|averaged?|swa|momentum|shadow)([._]|$)", re.IGNORECASE)
 
 
@@ -32,6 +33,7 @@ class Exchange:
         pairs: Source and target names, in source order.
         elements: Elements of the pairs whose shapes are equal.
         doubles: Source names of the same values that are left for those that are taken.
+        numbered: Whether modules with other numbers in their names are taken alike.
     """
 
     source: str
@@ -39,6 +41,7 @@ class Exchange:
     pairs: tuple[tuple[str, str], ...]
     elements: int
     doubles: tuple[tuple[str, str], ...] = ()
+    numbered: bool = False
 
     @property
     def score(self) -> tuple[int, int]:
@@ -59,6 +62,7 @@ class Exchange:
             case ("", target):
                 return f'prefix "{target}" added'
             case (source, target):
+                source, target = (_NUMBER.sub("*", one) if self.numbered else one for one in (source, target))
                 return f'prefix "{source}" became "{target}"'
         raise AssertionError  # pragma: no cover
 
@@ -127,8 +131,30 @@ def best_exchange(
         return replace(plain[0], doubles=tuple(doubles.items())), remarks
     if len(plain) == 1 or len(equal) == 1:
         best = plain[0] if plain else equal[0]
-        return best, [_also(e) for e in equal if e is not best]
+        remarks = [_also(e) for e in equal if e is not best]
+        return _with_other_numbers(best, sources, targets) if separator else best, remarks
     raise TransferError("two prefixes fit equally well", [_ambiguity(plain or equal)])
+
+
+def _with_other_numbers(exchange: Exchange, sources: Mapping[str, Spec], targets: Mapping[str, Spec]) -> Exchange:
+    """The exchange, with modules that have other numbers: where `stage2.` became `layer2.`, `stage1.` is `layer1.`.
+
+    Only whole ones, whose names and shapes all agree.
+    """
+    numbers = _NUMBER.findall(exchange.source)
+    if not numbers or numbers != _NUMBER.findall(exchange.target):
+        return exchange
+    pattern = re.compile(r"\d+".join(map(re.escape, _NUMBER.split(exchange.source))))
+    fronts = {found[0] for name in sources if (found := pattern.match(name))} - {exchange.source}
+    pairs = list(exchange.pairs)
+    for front in sorted(fronts):
+        words, given = _NUMBER.split(exchange.target), [*_NUMBER.findall(front), ""]
+        other = _exchange(front, "".join(map("".join, zip(words, given, strict=True))), sources, targets)
+        sides = ((sources, other.source), (targets, other.target))
+        counts = {sum(name.startswith(one) for name in side) for side, one in sides}
+        same = all(sources[old].shape == targets[new].shape for old, new in other.pairs)
+        pairs += other.pairs if same and counts == {len(other.pairs)} else ()
+    return replace(exchange, pairs=tuple(pairs), numbered=len(pairs) > len(exchange.pairs))
 
 
 def _twins(

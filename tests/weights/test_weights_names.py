@@ -299,6 +299,36 @@ def test_a_module_that_both_sides_have_lends_no_layer_to_another_place():
     assert "module.x.attn.output.weight" not in pairs(wrapped, model)
 
 
+def staged(word: str, *widths: int, first: int = 1) -> list[Spec]:
+    return [
+        Spec(f"{word}{i}.{layer}.{leaf}", (width, width))
+        for i, width in enumerate(widths, first)
+        for layer in (0, 1)
+        for leaf in ("weight", "bias")
+    ]
+
+
+def test_renamed_stages_are_taken_together_with_the_one_that_explains_most():
+    found = pair_by_name(staged("stage", 8, 16, 32, 512), staged("layer", 8, 16, 32, 512), Renaming())
+    assert found.pairs["stage1.0.bias"] == ("layer1.0.bias", 'prefix "stage*." became "layer*."')
+    assert len(found.pairs) == 16
+    numbered = pair_by_name(staged("a.9.s", 8, 16, first=9), staged("b.9.t", 8, 16, first=9), Renaming())
+    assert numbered.pairs["a.9.s10.1.weight"][0] == "b.9.t10.1.weight"
+    assert len(numbered.pairs) == 8
+
+
+def test_a_renamed_stage_that_fits_in_part_is_left_to_a_hint():
+    model = [*staged("layer", 8, 16, 512), Spec("layer2.2.weight", (3,))]
+    found = pair_by_name(staged("stage", 9, 16, 512), model, Renaming())
+    assert set(found.sources) == {spec.name for spec in staged("stage", 9, 16)}
+    assert {stage for _, stage in found.pairs.values()} == {'prefix "stage3." became "layer3."'}
+
+
+def test_stages_that_are_numbered_otherwise_are_not_taken_together():
+    found = pair_by_name(staged("stage", 8, 512), staged("layer", 8, 512, first=0), Renaming())
+    assert set(found.sources) == {spec.name for spec in staged("stage", 8)}
+
+
 @pytest.mark.measures
 def test_ten_thousand_names_are_matched_within_a_second() -> None:
     plain = [
