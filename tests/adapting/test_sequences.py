@@ -185,3 +185,21 @@ def test_a_block_that_runs_twice_serves_a_tensor_without_name_from_its_last_run(
     new, x = Shared(6).eval(), torch.randn(2, 7, 5)
     net = aa.adapt(new, like=nn.Linear(5, 8), inputs=x).eval()
     torch.testing.assert_close(net(x), net.adapters["output"](new(x)["last"]))
+
+
+class Led(nn.Module):
+    """Patches of a waveform behind learned tokens."""
+
+    def __init__(self, patch, leading):
+        super().__init__()
+        self.patch, self.leading = nn.Conv1d(1, 8, patch, patch), nn.Parameter(torch.ones(1, leading, 8))
+
+    def forward(self, x):
+        cells = self.patch(x).mT
+        return torch.cat([self.leading.expand(len(cells), -1, -1), cells], 1)
+
+
+@pytest.mark.parametrize(("old", "new", "told"), [(2, 2, True), (0, 2, True), (1, 2, True), (0, 0, False)])
+def test_a_sequence_that_is_stretched_over_leading_tokens_is_told(old, new, told):
+    made = aa.adapt(Led(32, new), like=Led(16, old), inputs=torch.zeros(2, 1, 512)).plan
+    assert ("which of them are leading ones, if any, is not told" in made.routes[0].remark) == told
