@@ -35,7 +35,8 @@ def html_report(*results: object, title: str = "", command: str = "") -> str:
     for name, text in {"title": title, "command": command}.items():
         check_type(text, str, name, f'{name}="a text"')
     if not results:
-        fault = Mismatch("results", "at least one result", "none", "html_report(net.plan, net.verify())")
+        remedy = 'aa.write_html("report.html", net.plan, net.verify())'
+        fault = Mismatch("results", "at least one result", "none", remedy)
         raise AdaptError("there is nothing to report", [fault])
     sections = [section_of(result) for result in results]
     heading = title or " · ".join(dict.fromkeys(section.title for section in sections))

@@ -307,8 +307,9 @@ def test_in_a_terminal_hostile_names_write_nothing_but_themselves():
 
 def test_a_page_is_written_as_utf8_and_a_fault_writes_nothing(tmp_path):
     path = tmp_path / "report.html"
-    with pytest.raises(aa.AdaptError, match="nothing to report"):
+    with pytest.raises(aa.AdaptError, match="nothing to report") as caught:
         write_html(path)
+    assert 'try       aa.write_html("report.html", net.plan, net.verify())' in str(caught.value)
     with pytest.raises(aa.AdaptError, match="no result that could be shown") as caught:
         aa.write_html(path, aa.adapt(Plain(), like=Mixed(), inputs=image()))
     assert "net.plan, net.verify()" in str(caught.value)
