@@ -175,6 +175,14 @@ def test_cells_of_windows_and_cuts_are_followed(cut, wanted):
     assert found == ({"H": wanted} if wanted else {}) | {"W": (0, 1)}
 
 
+def test_transposing_as_many_rows_as_columns_leaves_centres():
+    """Its arguments were not told where the shape stays the same: following raised, and no tensor had centres."""
+    x = torch.zeros(1, 3, 14, 14)
+    with CentresFollowed([(x, ("B", "C", "H", "W"))]) as followed:
+        grids = [followed.grid(turn(x * 2)) for turn in (lambda x: x.mT, lambda x: x.permute(0, 1, 3, 2))]
+    assert all({*grid} == {"H", "W"} for grid in grids)
+
+
 class Windows(nn.Module):
     """Patches at half the size, and a mean over overlapping windows of them."""
 
