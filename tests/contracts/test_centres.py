@@ -10,6 +10,7 @@ from ramps import averaging, inner_cells, ramp
 from torch import nn
 
 import autoadapt as aa
+from autoadapt.contracts.capturing import centres
 from autoadapt.contracts.capturing.centres import CentresFollowed
 
 KERNELS = st.tuples(
@@ -253,3 +254,45 @@ class Spectrum(nn.Module):
 def test_frequencies_lie_at_no_place_of_the_input(residual, places):
     signature = aa.capture(Spectrum(residual=residual).eval(), torch.zeros(1, 3, 64, 64))
     assert len(signature.outputs["output"].centres) == places
+
+
+def test_a_rule_that_raises_costs_the_cells_of_its_result_alone(monkeypatch):
+    def raising(*_):
+        raise KeyError("dim")
+
+    monkeypatch.setitem(centres._ALONG, "slice", raising)
+
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, 2, 1)
+
+        def forward(self, x):
+            return (found := self.conv(x)), found[:, :, 1:]
+
+    whole, cut = aa.capture(Cut(), torch.zeros(2, 3, 32, 48)).outputs.leaves
+    assert [bool(one.centres) for one in (whole, cut)] == [True, False]
+
+
+FAMILIES = (
+    *(
+        "resnet18",
+        "swin_tiny_patch4_window7_224",
+        "vit_tiny_patch16_224",
+        "hiera_tiny_224",
+        "halonet26t",
+        "maxvit_nano_rw_256",
+    ),
+    *("convnext_atto", "coatnet_nano_rw_224", "edgenext_xx_small", "pvt_v2_b0", "xcit_nano_12_p16_224", "mvitv2_tiny"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_rule_raises_in_real_models(name):
+    model = timm.create_model(name).eval().to("meta")
+    size = model.pretrained_cfg["input_size"][1:]
+    images = torch.empty(2, 3, *size, device="meta")
+    with CentresFollowed([(images, "BCHW")]) as followed, torch.no_grad():
+        model(images)
+    assert followed.unfollowed == set()

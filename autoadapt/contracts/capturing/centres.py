@@ -47,6 +47,8 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.class_tokens, self.bounds = class_tokens_followed(), value_bounds_followed()
         self.end_tokens = end_tokens_followed(self._sequence)
         self.merging = merging_followed(self.grid, _SPATIAL, _MOVING)
+        self.unfollowed: set[str] = set()
+        """Operations whose rule raised."""
         self._lengths: set[int] = set()
         self._names: dict[str, None] = {}
         for tensor, names in inputs:
@@ -64,8 +66,18 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         returned = func(*args, **(kwargs or {}))
-        given = [*_tensors(args), *_tensors((kwargs or {}).values())]
         name = func.overloadpacket.__name__.rstrip("_")
+        try:
+            self._follow(func, name, args, kwargs or {}, returned)
+        except Exception:  # an argument that a rule does not know costs the cells of this result alone
+            self.unfollowed.add(name)
+            for tensor in _tensors([returned]):
+                self._grids.put(tensor, {})
+        return returned
+
+    def _follow(self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], returned: Any) -> None:
+        """Note cells and kinds of what an operation returned."""
+        given = [*_tensors(args), *_tensors(kwargs.values())]
         if (
             name not in _MOVING
             and given
@@ -74,13 +86,12 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             and (grid := self._grids.get(given[0])) is not None
         ):
             self._grids.put(returned, grid)  # the short way for most operations
-            named = _named(func, args, kwargs or {}) if name in _READ_BY_NAME else {}
+            named = _named(func, args, kwargs) if name in _READ_BY_NAME else {}
             self._note_kinds(name, named, self._moving(given), [returned])
         elif moving := self._moving(given):
-            named, made = _named(func, args, kwargs or {}), list(_tensors([returned]))
+            named, made = _named(func, args, kwargs), list(_tensors([returned]))
             self._note(name, named, given, made)
             self._note_kinds(name, named, moving, made)
-        return returned
 
     def _note_kinds(self, name: str, named: Mapping[str, Any], moving: Tensors, made: Tensors) -> None:
         for follower in (self.class_tokens, self.bounds, self.end_tokens, self.merging):
