@@ -17,7 +17,7 @@ from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.files.reading import one_line
-from autoadapt.swapping.model_outputs import differences, moving_sizes
+from autoadapt.swapping.model_outputs import differences, moving_parts
 from autoadapt.swapping.readings import Outcome
 from autoadapt.swapping.region_swaps import Parts, RegionSwap
 from autoadapt.swapping.trial_runs import give_noise, missing_calls, refuse_mixing, trained
@@ -81,7 +81,7 @@ class _Trial:
         faults = differences(before, after)
         if faults and found == expected:
             runs = [run for scale in (0.0, 1.0, 100.0) if (run := self._on_noise(example, training, scale))]
-            faults = differences(before, after, moving=moving_sizes([before, *runs]))
+            faults = differences(before, after, moving=moving_parts([before, *runs]))
         if found != expected:
             faults = missing_calls(expected, found)
         if faults:
@@ -139,7 +139,7 @@ def _others(model: nn.Module, example: Example, inputs: object, planned: RegionS
         resized = [_resized(t, size) if tuple(t.shape[-2:]) == here and t.dim() > 3 else t for t in tensors]
         if size != here and any(new is not old for new, old in zip(resized, tensors, strict=True)):
             other = Arguments(rebuild(tree, resized), arguments.positional)
-            found.append(Example(other.call, is_step=False))
+            found.append(Example(other.call_apart, is_step=False))
     return found
 
 

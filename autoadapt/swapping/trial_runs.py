@@ -20,7 +20,7 @@ from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module, eval_copy
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.files.reading import one_line
-from autoadapt.swapping.model_outputs import broken_invariants, differences, moving_sizes
+from autoadapt.swapping.model_outputs import broken_invariants, differences, moving_parts
 from autoadapt.swapping.places import set_modules
 from autoadapt.swapping.readings import Outcome
 from autoadapt.swapping.successors import Successor
@@ -142,7 +142,7 @@ class _Trial:
         if not faults:
             return []
         runs = [run for scale in (0.0, 1.0, 100.0) if (run := self._run_on_noise(scale)) is not None]
-        return differences(before, after, absent=absent, moving=moving_sizes([before, *runs]))
+        return differences(before, after, absent=absent, moving=moving_parts([before, *runs]))
 
     def _run_on_noise(self, scale: float) -> Outcome | None:
         """What the whole returns when the old modules give other values of the same shapes; None if it raises."""

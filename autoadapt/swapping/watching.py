@@ -47,7 +47,7 @@ def as_example(model: nn.Module, inputs: object) -> Example:
         return Example(inputs, is_step=True)
     if inputs is None:
         inputs = told_example(model)
-    return Example(bind(model, inputs).call, is_step=False)
+    return Example(bind(model, inputs).call_apart, is_step=False)
 
 
 def watch(model: nn.Module, example: Example, at: Sequence[str]) -> Watched:

@@ -44,6 +44,14 @@ class Arguments:
         copies = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in tensors]
         return Arguments(rebuild(tree, copies), self.positional)
 
+    def call_apart(self, module: nn.Module) -> Any:
+        """Call the module, which may write to what it is given: lists, dicts and tensors of the caller stay."""
+        try:
+            given = self.fresh()
+        except Exception:  # something that cannot be made anew; it is handed on
+            given = self
+        return given.call(module)
+
 
 def meta_tensors(specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> list[torch.Tensor]:
     """A tensor on the meta device for each spec, at the given sizes of the input axes."""

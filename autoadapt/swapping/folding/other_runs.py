@@ -51,9 +51,9 @@ def runs_of(model: nn.Module, given: Arguments) -> list[Run]:
     """
 
     def again(model: nn.Module) -> list[Any]:
-        return [given.call(model), given.call(model)]
+        return [given.call_apart(model), given.call_apart(model)]
 
-    others = [Run(one.call) for one in _resized(given)] + [Run(given.call, in_training=True)]
+    others = [Run(one.call_apart) for one in _resized(given)] + [Run(given.call_apart, in_training=True)]
     found = [Run(again)]
     found[0].answer.extend(found[0].of(model))
     for run in others:
