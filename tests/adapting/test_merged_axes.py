@@ -98,6 +98,27 @@ def test_flattened_maps_of_two_networks_serve_one_another() -> None:
     assert torch.allclose(net(image), old(image), atol=1e-6)
 
 
+class Frames(nn.Module):
+    """Each frame of a clip by itself, flattened or not."""
+
+    def __init__(self, frame: Flattened) -> None:
+        super().__init__()
+        self.frame = frame
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: `[B, T, 3, H, W] -> [B, T, *frame]`."""
+        return self.frame(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+@pytest.mark.parametrize(("ways", "pool"), [("flatten", 0), ("channels last", 0), ("flatten", 4), ("columns first", 4)])
+def test_flattened_frames_of_clips_are_served_by_maps(ways: str, pool: int) -> None:
+    """As the vectors that a recurrent layer reads, one for each frame."""
+    old, new = Frames(Flattened(ways, pool=pool)).eval(), Frames(Maps(ways)).eval()
+    net = aa.adapt(new, like=old, inputs=torch.rand(2, 5, 3, 32, 32)).eval()
+    clip = torch.rand(1, 7, 3, 32, 32)
+    assert torch.allclose(net(clip), old(clip), atol=1e-6)
+
+
 def test_what_is_merged_is_told_and_read_again() -> None:
     """The text of a spec holds it, and `parse` reads it."""
     spec = aa.capture(Flattened("rows into channels"), torch.rand(2, 3, 40, 64)).outputs["output"]

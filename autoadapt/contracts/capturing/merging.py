@@ -87,15 +87,21 @@ def _axes_of(tensor: torch.Tensor, grid: Callable[[torch.Tensor], Grid]) -> List
 
 
 def _regrouped(listed: Listed, shape: Sequence[int]) -> Listed | None:
-    """The same where adjacent axes are merged to a shape; None where one is divided."""
+    """The same where adjacent axes are merged to a shape; None where one of cells is divided.
+
+    Others may be, as samples that all frames were merged into.
+    """
     parts = [part for axis in listed for part in axis if part[0] != 1]
     groups = []
     for size in shape:
         group: list[tuple[int, str]] = []
         while parts and math.prod(count for count, _ in group) < size:
             group.append(parts.pop(0))
-        if math.prod(count for count, _ in group) != size:
+        rest, left = divmod(math.prod(count for count, _ in group), size)
+        if left or (rest > 1 and (len(group) > 1 or group[0][1])):
             return None
+        if rest > 1:
+            group, parts = [(size, "")], [(rest, ""), *parts]
         groups.append(tuple(group))
     return tuple(groups)
 
@@ -122,8 +128,7 @@ def merged_axes(
 def _merged_at(dims: Sequence[Dim], sizes: Mapping[str, int], listed: Listed | None) -> Merged | None:
     if listed is None:
         return None
-    batch = Dim.axis("B")
-    axes = [axis for axis, dim in enumerate(dims) if dim != batch]
+    axes = [axis for axis, dim in enumerate(dims) if dim.constant is not None or len(listed[axis]) > 1]
     channels = [axis for axis in axes for _, along in listed[axis] if not along]
     if len(channels) != 1 or len(listed[channels[0]]) < 2:
         return None  # channels beside it, as where pixels are shuffled, or all channels in an axis of their own
