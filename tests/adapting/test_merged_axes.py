@@ -152,3 +152,12 @@ def test_a_layer_behind_flattening_mixes_places() -> None:
     """Its output is a vector of features."""
     model = nn.Sequential(Flattened("flatten", pool=2), nn.Linear(48, 48))
     assert aa.capture(model, torch.rand(2, 3, 40, 64)).outputs["output"].merged is None
+
+
+def test_an_axis_of_another_dim_is_not_taken_for_the_merged_one() -> None:
+    """As behind the step that splits it."""
+    spec = TensorSpec.parse("f32[B, 588] axis 1 lists 12 x 7 along H x 7 along W")
+    assert spec.with_dims(spec.dims).merged == spec.merged
+    split = TensorSpec.parse("f32[B, 12, 7, 7]").dims
+    assert spec.with_dims(split).merged is None
+    assert spec.with_dims(split[:1]).merged is None

@@ -294,6 +294,8 @@ class TensorSpec(Frozen):
     def with_dims(self, dims: Sequence[Dim]) -> TensorSpec:
         """The same with other dims; centres are kept along input axes on which the same dims depend as before.
 
+        So is what a merged axis lists, where its dim is as before.
+
         Example:
             >>> cells = (Centres(axis="H", first=43, step=8), Centres(axis="W", first=43, step=8))
             >>> spec = TensorSpec.parse("f32[B, 8, ceil((H - 86)/8), ceil((W - 86)/8)]")
@@ -304,7 +306,10 @@ class TensorSpec(Frozen):
         dims = tuple(dims)
         known = {one.axis for one in self.centres if _following(one.axis, dims) == _following(one.axis, self.dims)}
         centres = tuple(one for one in self.centres if one.axis in known)
-        return self.model_copy(update={"dims": dims, "centres": centres})
+        held = self.merged is not None and dims[self.merged.axis : self.merged.axis + 1] == (
+            self.dims[self.merged.axis],
+        )
+        return self.model_copy(update={"dims": dims, "centres": centres, "merged": self.merged if held else None})
 
     @property
     def torch_dtype(self) -> torch.dtype:
