@@ -37,6 +37,7 @@ ORDER = [
 
 INSIDE = {
     "contracts": [
+        "clocks",
         "facts",
         "leaves",
         "registered",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -17,6 +16,7 @@ from autoadapt.adapting.verification.findings import Findings
 from autoadapt.adapting.verification.given_values import as_given, written_inputs
 from autoadapt.adapting.verification.more_sizes import REMAINDERS, other_remainders
 from autoadapt.adapting.verification.sessions import Session, said
+from autoadapt.contracts import clocks
 from autoadapt.contracts.capturing import Arguments
 from autoadapt.contracts.capturing.probing import Probe, ProbeError
 from autoadapt.contracts.signature import TensorSpec
@@ -41,7 +41,7 @@ def sizes_and_batches(session: Session) -> Findings:
     if not session.has_values:
         return Findings(_shapes_alone(session), f"{_spread(session)}, shapes alone")
     copied, faults = session.copy(), list[Mismatch]()
-    noted, started = _watch_backbone(copied, session.plan), time.perf_counter()
+    noted, started = _watch_backbone(copied, session.plan), clocks.start()
     cheapest_first = sorted(session.sizes, key=lambda sizes: math.prod(sizes.values()))
     for sizes in itertools.chain(cheapest_first, _usual_image(session, started)):
         seen = list[Leaves]()
@@ -62,19 +62,19 @@ def sizes_and_batches(session: Session) -> Findings:
     )
 
 
-def _usual_image(session: Session, started: float) -> Iterator[dict[str, int]]:
+def _usual_image(session: Session, started: clocks.Start) -> Iterator[dict[str, int]]:
     """The smallest usual size, if no usual size was run with values yet and a run takes less than a second.
 
     Args:
         session: The verification.
-        started: When the runs at the session's sizes began, by `time.perf_counter`; the generator is advanced as they
-            end, and estimates the time of a run from theirs.
+        started: When the runs at the session's sizes began; the generator is advanced as they end, and estimates the
+            time of a run from theirs.
     """
     size, done = USUAL[0], [{name: session.at(**one).get(name, 0) for name in "HW"} for one in session.sizes]
     if not session.is_image or any(one in USUAL for one in done) or not size.items() <= session.at(**size).items():
         return
     pixels = sum(math.prod(one.values()) for one in done)
-    seconds = (time.perf_counter() - started) / max(pixels, 1)
+    seconds = clocks.since(started) / max(pixels, 1)
     if seconds * size["H"] * size["W"] < _MOST_SECONDS:
         yield size
 

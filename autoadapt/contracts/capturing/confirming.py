@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autoadapt.contracts import clocks
 from autoadapt.contracts.allocations import MOST_INVENTED, in_words
 from autoadapt.contracts.capturing.devices import on_meta_device, takes_long
 from autoadapt.contracts.capturing.graph_axes import InputAxes
@@ -256,14 +256,14 @@ class _Runs:
         self.batch = min(self.batch, given) if self.contract.steps.get("B") == 1 else given
         for batch in sorted({self.batch, min(max(self.batch, 2), given), given}):
             self.batch = batch
-            start = _clocks()
+            start = clocks.start()
             try:
                 found = self.probe.run(self._shapes(sizes))
             except ProbeError:
                 if batch == given:
                     raise
                 continue
-            self.seconds = _since(start) / max(math.prod(cells_of(self._batched(sizes))), 1)
+            self.seconds = clocks.since(start) / max(math.prod(cells_of(self._batched(sizes))), 1)
             return found
         raise AssertionError("the example's batch is the last that is tried")
 
@@ -290,13 +290,13 @@ class _Runs:
         like: Observation | None = None,
     ) -> list[Contradiction]:
         """Contradictions in another run: in its shapes, and in its values where it should equal `like`."""
-        start = _clocks()
+        start = clocks.start()
         try:
             found = self.probe.run(self._shapes(sizes), seed=seed, draw_on=draw_on)
         except ProbeError as error:
             return [Contradiction(at=said(sizes), expected=_OUTPUTS, found=str(error))]
         finally:
-            self.spent += _since(start)
+            self.spent += clocks.since(start)
         if (found.tree, found.dtypes) != (self.contract.first.tree, self.contract.first.dtypes):
             return [Contradiction(at=said(sizes), expected="the same containers and dtypes", found="others")]
         wrong = self.wrong_shapes(sizes, found)
@@ -352,15 +352,6 @@ class _Runs:
 
     def _shapes(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
         return self.contract.axes.shapes(self._batched(sizes))
-
-
-def _clocks() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
-
-
-def _since(start: tuple[float, float]) -> float:
-    """Seconds since a start, in wall or processor time, whichever is less, since waiting for others does not count."""
-    return min(now - then for now, then in zip(_clocks(), start, strict=True))
 
 
 _OUTPUTS = "outputs, as in the probes"
