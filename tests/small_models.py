@@ -96,6 +96,17 @@ class Wrapped(nn.Module):
         return self.container(fine=fine, coarse=coarse)
 
 
+class CastsItself(nn.Module):
+    """Casts what it is given, and what it returns, itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, stride=4).double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x.double()).float()
+
+
 def image(batch: int = 2, height: int = 40, width: int = 56) -> torch.Tensor:
     """Images of noise."""
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))

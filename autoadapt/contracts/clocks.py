@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import TypeAlias
 
-Start = tuple[float, float]
+Start: TypeAlias = tuple[float, float]
 
 
 def start() -> Start:

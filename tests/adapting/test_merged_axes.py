@@ -72,6 +72,15 @@ def test_the_order_is_seen_on_square_maps(ways: str, size: int) -> None:
     assert torch.equal(aa.adapt(new, like=old, inputs=image).eval()(image), old(image))
 
 
+def test_verify_tells_another_order() -> None:
+    """Of equal shapes: rows beside channels where channels stand last."""
+    image = torch.rand(2, 3, 40, 64)
+    net = aa.adapt(Maps("flatten"), like=Flattened("flatten"), inputs=image)
+    report = aa.verify(net, aa.capture(Flattened("channels last"), image))
+    told = [fault for fault in report["signature"].faults if fault.expected.startswith("axis 1 lists")]
+    assert [fault.found for fault in told] == ["axis 1 lists 12 x ceil(H/4) along H x ceil(W/4) along W"]
+
+
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_flattened_maps_of_fixed_size_keep_their_places(axes: int) -> None:
     """Adaptive pooling before: the map is resized to its cells, not averaged and mixed by a large linear layer."""

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from small_models import image
+from small_models import CastsItself, image
 from torch import nn
 
 import autoadapt as aa
@@ -49,19 +49,8 @@ def test_inputs_of_the_dtype_that_it_was_cast_to_are_taken():
     assert "f64" in report["dtype"].detail
 
 
-class Halved(nn.Module):
-    """Casts what it is given, and what it returns, itself."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 4, stride=4).double()
-
-    def forward(self, x):
-        return self.conv(x.double()).float()
-
-
 def test_a_module_that_casts_by_itself_was_not_cast():
-    report = adapted(Halved()).verify()
+    report = adapted(CastsItself()).verify()
     assert report, str(report)
     assert "dtype" not in {check.name for check in report.checks}
 

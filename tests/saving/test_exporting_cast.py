@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import image
+from small_models import CastsItself, image
 from torch import nn
 
 import autoadapt as aa
@@ -20,19 +20,8 @@ def test_a_module_that_was_cast_is_exported_in_its_own_dtype(dtype, tmp_path):
     assert torch.equal(made, net(x))
 
 
-class Halved(nn.Module):
-    """Casts what it is given, and what it returns, itself."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 4, stride=4).double()
-
-    def forward(self, x):
-        return self.conv(x.double()).float()
-
-
 def test_a_module_that_casts_its_inputs_itself_is_exported_as_its_contract_says(tmp_path):
-    net = aa.adapt(Halved(), like=nn.Conv2d(3, 8, 4, stride=4), inputs=image())
+    net = aa.adapt(CastsItself(), like=nn.Conv2d(3, 8, 4, stride=4), inputs=image())
     aa.export(net, tmp_path / "net.pt2")
     x = image(3, 44, 60)
     assert torch.equal(torch.export.load(tmp_path / "net.pt2").module()(x), net(x))

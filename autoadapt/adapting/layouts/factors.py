@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import Part, TensorSpec, in_order, listed_along
+from autoadapt.contracts.signature import TensorSpec, in_order, listed_along
 
 
 @dataclass(frozen=True)
@@ -97,17 +97,15 @@ def factored(
         centres = (found[0].first, found[0].step) if found and not even else None
         return Atom(dim, kind, 1 / slope if slope else None, centres, even)
 
-    def merged(part: Part) -> Atom:
-        if part.along and part.dim.constant is not None:
-            return Atom(part.dim, frozenset({called.get(part.along, part.along)}), None)
-        return atom(part.dim)
+    def of_fixed_size(dim: Dim, along: str) -> Atom:
+        return Atom(dim, frozenset({called.get(along, along)}), None)
 
     def atoms(axis: int, factors: Sequence[Dim]) -> tuple[Atom, ...]:
         if spec.merged is not None and axis == spec.merged.axis:
-            return tuple(merged(part) for part in spec.merged.parts if part.dim != 1)
-        if spec.map_axis is not None and axis - spec.map_axis in (0, 1):  # of fixed size, as rows or columns
-            side = "HW"[axis - spec.map_axis]
-            return (Atom(spec.dims[axis], frozenset({called.get(side, side)}), None),)
+            parts = [part for part in spec.merged.parts if part.dim != 1]
+            return tuple(of_fixed_size(*p) if p.along and not p.dim.axes else atom(p.dim) for p in parts)
+        if spec.map_axis is not None and axis - spec.map_axis in (0, 1):
+            return (of_fixed_size(spec.dims[axis], "HW"[axis - spec.map_axis]),)
         if axis == spec.points and all(factor.constant is not None for factor in factors):
             return tuple(Atom(factor, POINTS, None) for factor in factors)
         return tuple(atom(factor) for factor in factors)
