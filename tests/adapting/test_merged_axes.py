@@ -46,6 +46,12 @@ WAYS = {
     "rows beside channels": lambda x: x.permute(0, 3, 2, 1).flatten(2),
     "frames of columns": lambda x: x.permute(3, 0, 1, 2).flatten(2),
     "channels and rows": lambda x: x.flatten(1, 2),
+    "boxes of a detector": lambda x: x.unflatten(1, (4, 3)).permute(0, 3, 4, 1, 2).flatten(1),
+    "boxes, listed first": lambda x: x.permute(0, 2, 3, 1).reshape(len(x), -1, 3).flatten(1),
+}
+MIXED = {
+    "boxes around cells": lambda x: x.unflatten(1, (4, 3)).permute(0, 1, 3, 4, 2).flatten(1),
+    "halves on top of one another": lambda x: torch.cat(x.chunk(2, 1), 2).flatten(1),
 }
 
 
@@ -79,6 +85,56 @@ def test_verify_tells_another_order() -> None:
     report = aa.verify(net, aa.capture(Flattened("channels last"), image))
     told = [fault for fault in report["signature"].faults if fault.expected.startswith("axis 1 lists")]
     assert [fault.found for fault in told] == ["axis 1 lists 12 x ceil(H/4) along H x ceil(W/4) along W"]
+
+
+@pytest.mark.parametrize("way", MIXED)
+def test_an_order_that_is_not_known_is_refused(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels on both sides of cells: no order of channels, rows and columns is taken for granted."""
+    monkeypatch.setitem(WAYS, way, MIXED[way])
+    with pytest.raises(aa.MatchError, match="in which order channels and cells stand"):
+        aa.adapt(Maps(way), like=Flattened(way), inputs=torch.rand(2, 3, 40, 64))
+
+
+class Strict(nn.Module):
+    """Takes multiples of 8 alone, so that the number of rows is H / 8 and no rounding."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: that of the inner module."""
+        if x.shape[2] % 8 or x.shape[3] % 8:
+            raise ValueError("multiples of 8 alone")
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("ways", ["flatten", "channels last"])
+def test_sizes_in_steps_are_rounded_as_the_map_is(ways: str) -> None:
+    """`4*H*floor(W/8)` entries are 12 channels of a number of rows and columns."""
+    old, new = Strict(Flattened(ways)).eval(), Strict(Maps(ways)).eval()
+    net = aa.adapt(new, like=old, inputs=torch.rand(2, 3, 64, 64)).eval()
+    image = torch.rand(2, 3, 48, 80)
+    assert torch.equal(net(image), old(image))
+
+
+def test_as_many_cells_as_channels_after_pooling_a_sequence() -> None:
+    """12 channels of 12 cells, turned: the pooled map says which are which."""
+    turned = Flattened("flatten", 1, pool=12).eval()
+    turned.pool = nn.Sequential(turned.pool, Turn())
+    new = nn.Sequential(turned.layers, nn.AdaptiveAvgPool1d(12)).eval()
+    image = torch.rand(2, 3, 96)
+    net = aa.adapt(new, like=turned, inputs=image).eval()
+    assert str(net.signature.outputs["output"].merged) == "axis 1 lists 12 along N x 12"
+    assert torch.allclose(net(image), turned(image), atol=1e-6)
+
+
+class Turn(nn.Module):
+    """Channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: `[B, C, N] -> [B, N, C]`."""
+        return x.transpose(1, 2)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])

@@ -1,5 +1,6 @@
 """Verification turns red for every planted fault, for the right reason, and stays green for what is sound."""
 
+import itertools
 import json
 import threading
 import time
@@ -49,6 +50,13 @@ def test_a_planted_fault_fails_its_check_and_says_why(name):
     assert row.outcome == "failed", report
     said = "\n".join(f"{one.where}: expected {one.expected}, found {one.found}" for one in row.faults)
     assert fault.says in said
+
+
+def test_a_busy_machine_is_no_reason_to_leave_out_a_usual_size(monkeypatch):
+    fault, net, clock = FAULTS["key lost at multiples of 32"], sound(), itertools.count(step=100)
+    monkeypatch.setattr("autoadapt.contracts.clocks.time.perf_counter", lambda: next(clock))
+    report = aa.verify(fault.breaks(net), net.signature, inputs=image())
+    assert any(fault.says in one.where for one in report[fault.check].faults)
 
 
 def test_at_least_eighty_different_faults_are_planted():

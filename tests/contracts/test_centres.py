@@ -274,6 +274,16 @@ def test_a_rule_that_raises_costs_the_cells_of_its_result_alone(monkeypatch):
     assert [bool(one.centres) for one in (whole, cut)] == [True, False]
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_no_rule_raises_where_axes_of_one_are_added_and_removed(axes):
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](3, 8, 3, 2, 1)
+    pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[axes - 1]
+    x = torch.empty(2, 3, *[32] * axes)
+    with CentresFollowed([(x, ("BCN", "BCHW", "BCTHW")[axes - 1])]) as followed, torch.no_grad():
+        pool(1)(pool(4)(conv(x)).transpose(1, 2).unsqueeze(1).squeeze(1).transpose(1, 2)).flatten(1)
+    assert followed.unfollowed == set()
+
+
 FAMILIES = (
     *(
         "resnet18",

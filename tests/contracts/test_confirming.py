@@ -112,7 +112,7 @@ def test_a_row_less_on_every_third_call_is_refused():
 
 def test_a_busy_machine_is_no_reason_to_run_less_often(monkeypatch):
     clock = itertools.count()
-    monkeypatch.setattr("autoadapt.contracts.capturing.confirming.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("autoadapt.contracts.clocks.time.perf_counter", lambda: next(clock))
     assert "output at" in str(aa.capture(Counts(), X))
 
 

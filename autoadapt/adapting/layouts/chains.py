@@ -130,6 +130,8 @@ def _untold_order(have: Factored, want: Factored) -> Refusal | None:
     """The refusal of a source whose order of cells is unknown, or whose tokens are no frames; None for others."""
     if "unknown" in (have.spec.cells, want.spec.cells):
         return Refusal("in which order cells of the image stand among its tokens is not known")
+    if any(len(atoms) == 1 and len(atoms[0].kind) > 1 and "B" not in atoms[0].kind for atoms in want.atoms):
+        return Refusal("in which order channels and cells stand on a flattened axis is not known")
     if have.spec.point_axis is None or not want.strides:
         return None
     count = have.spec.dims[have.spec.point_axis]

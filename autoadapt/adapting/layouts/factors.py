@@ -123,12 +123,14 @@ def factored(
 def _ordered(spec: TensorSpec, axis: int) -> tuple[int, int, tuple[Dim, ...]]:
     """Entries before and behind the cells of an axis, and its factors, the slowest first.
 
-    An axis of cells in unknown order is one factor, and so is one with two factors of one input axis.
+    An axis of cells in unknown order is one factor, and so is one with two factors of one input axis, or with channels.
     """
     extra, factors = listed_along(spec.dims, axis, spec.merged)
     if spec.merged is not None and axis == spec.merged.axis:
         return 0, 0, factors
     cells = [factor for factor in factors if factor.axes and "B" not in factor.axes]
+    if len(factors) == len(cells) + 1 and not factors[0].axes and len(cells) > 1:
+        return 0, 0, (spec.dims[axis],)  # channels as well, whose place among them no run showed
     if len(cells) < 2:
         return extra, 0, factors
     axes = {min(factor.axes): factor for factor in cells}

@@ -35,7 +35,7 @@ def merging_followed(
         before, shape = made.told[0], made.tensor.shape
         if before is None or len(before) != len(shape) or any(len(axis) > 1 for axis in before):
             return _axes_of(made.tensor, grid)
-        names = [along for axis in before for _, along in axis]
+        names = [axis[0][1] if axis else "" for axis in before]
         return tuple(((size, along),) for size, along in zip(shape, names, strict=True))
 
     def reshaped(made: Made[Listed]) -> Listed | None:
@@ -44,13 +44,13 @@ def merging_followed(
 
     def turned(made: Made[Listed]) -> Listed | None:
         read: torch.Tensor = made.named["self"]
-        known, order = made.of(read), [*range(read.dim())]
+        known, order = made.of(read) or _axes_of(read, grid), [*range(read.dim())]
         if "dims" in made.named:
             order = [order[axis] for axis in made.named["dims"]]
         elif read.dim() > 1:
             first, second = made.named.get("dim0", 0), made.named.get("dim1", 1)
             order[first], order[second] = order[second], order[first]
-        return tuple(known[axis] for axis in order) if known is not None else None
+        return tuple(known[axis] for axis in order)
 
     rules = {
         **dict.fromkeys(mixing, _nothing),
@@ -61,7 +61,7 @@ def merging_followed(
     return Follower(rules, _kept)
 
 
-_RESHAPING = ("view", "reshape", "_reshape_alias", "_unsafe_view", "flatten")
+_RESHAPING = ("view", "reshape", "_reshape_alias", "_unsafe_view", "flatten", "squeeze", "unsqueeze")
 TURNING = ("permute", "transpose", "t")
 """Operations that only change the order of axes."""
 
@@ -89,7 +89,7 @@ def _axes_of(tensor: torch.Tensor, grid: Callable[[torch.Tensor], Grid]) -> List
 def _regrouped(listed: Listed, shape: Sequence[int]) -> Listed | None:
     """The same where adjacent axes are merged to a shape; None where one of cells is divided.
 
-    Others may be, as samples that all frames were merged into.
+    Others may be, as samples that all frames were merged into, or channels of several boxes.
     """
     parts = [part for axis in listed for part in axis if part[0] != 1]
     groups = []
@@ -98,12 +98,27 @@ def _regrouped(listed: Listed, shape: Sequence[int]) -> Listed | None:
         while parts and math.prod(count for count, _ in group) < size:
             group.append(parts.pop(0))
         rest, left = divmod(math.prod(count for count, _ in group), size)
-        if left or (rest > 1 and (len(group) > 1 or group[0][1])):
+        if left:
             return None
         if rest > 1:
-            group, parts = [(size, "")], [(rest, ""), *parts]
-        groups.append(tuple(group))
+            count, along = group.pop()
+            if along or count % rest:
+                return None
+            group.append((count // rest, ""))
+            parts.insert(0, (rest, ""))
+        groups.append(_joined(group))
     return tuple(groups)
+
+
+def _joined(group: Sequence[tuple[int, str]]) -> tuple[tuple[int, str], ...]:
+    """The parts of an axis, with channels that stand side by side as one."""
+    found: list[tuple[int, str]] = []
+    for count, along in group:
+        if found and not along and not found[-1][1]:
+            found[-1] = (found[-1][0] * count, "")
+        else:
+            found.append((count, along))
+    return tuple(found)
 
 
 def merged_axes(
@@ -135,7 +150,8 @@ def _merged_at(dims: Sequence[Dim], sizes: Mapping[str, int], listed: Listed | N
     axis = channels[0]
     parts = [_part(dims[axis], size, along, sizes) for size, along in listed[axis]]
     found = [part for part in parts if part is not None]
-    if len(found) < len(parts) or math.prod((part.dim for part in found), start=Dim(1)) != dims[axis]:
+    product = math.prod((part.dim for part in found), start=Dim(1))
+    if len(found) < len(parts) or product.evaluate(sizes) != dims[axis].evaluate(sizes):
         return None
     return Merged(axis=axis, parts=tuple(found))
 
@@ -146,5 +162,7 @@ def _part(dim: Dim, size: int, along: str, sizes: Mapping[str, int]) -> Part | N
     if not own:
         return Part(Dim(size), along)
     function = math.prod(own, start=Dim(1))
-    scale, rest = divmod(size, int(function.evaluate(sizes)))
-    return None if rest else Part(scale * function, along)
+    value = int(function.evaluate(sizes))
+    if size % value == 0:
+        return Part(size // value * function, along)
+    return Part(function // (value // size), along) if value % size == 0 else None
