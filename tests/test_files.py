@@ -220,7 +220,8 @@ def test_on_a_disk_that_is_really_full_each_writer_says_so_and_the_old_file_is_w
 KILLS = (
     FULL.split("writer = writers")[0]
     + """
-import os, random, time
+import os, random, threading, time, tqdm
+tqdm.tqdm.set_lock(threading.RLock())  # its own (torch.export draws with it) is shared with the killed and stays locked
 writer, chance = writers[sys.argv[2]], random.Random(0)
 def check():
     if sys.argv[2] == "save":
