@@ -130,10 +130,22 @@ class Pooled(Pairs):
         return super().forward(ids, mask)[:, 0]
 
 
-def test_a_mean_over_tokens_behind_a_class_token_leaves_out_what_is_hidden_and_nothing_else():
+class Averaged(Pairs):
+    def forward(self, ids, mask):
+        counted = mask[..., None]
+        return (super().forward(ids, mask) * counted).sum(1) / counted.sum(1)
+
+
+def test_a_learned_token_in_front_serves_what_was_made_of_the_first_token():
     new = Led(6)
     net = aa.adapt(new, like=Pooled(4), inputs=(IDS, TABLE))
-    expected = net.adapters["output"](new(IDS, TABLE)[1, :6].mean(0))
+    torch.testing.assert_close(net(IDS, TABLE), net.adapters["output"](new(IDS, TABLE)[:, 0]))
+
+
+def test_a_mean_over_tokens_behind_a_class_token_leaves_out_what_is_hidden_and_nothing_else():
+    new = Led(6)
+    net = aa.adapt(new, like=Averaged(4), inputs=(IDS, TABLE))
+    expected = net.adapters["output"](new(IDS, TABLE)[1, 1:6].mean(0))
     torch.testing.assert_close(net(IDS, TABLE)[1], expected)
     torch.testing.assert_close(net(IDS, TABLE)[1:], net(cut(IDS), cut(TABLE)), rtol=1e-4, atol=1e-5)
 

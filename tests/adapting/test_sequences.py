@@ -199,7 +199,47 @@ class Led(nn.Module):
         return torch.cat([self.leading.expand(len(cells), -1, -1), cells], 1)
 
 
-@pytest.mark.parametrize(("old", "new", "told"), [(2, 2, True), (0, 2, True), (1, 2, True), (0, 0, False)])
+@pytest.mark.parametrize(("old", "new", "told"), [(2, 1, True), (2, 0, True), (1, 2, False), (0, 0, False)])
 def test_a_sequence_that_is_stretched_over_leading_tokens_is_told(old, new, told):
-    made = aa.adapt(Led(32, new), like=Led(16, old), inputs=torch.zeros(2, 1, 512)).plan
-    assert ("which of them are leading ones, if any, is not told" in made.routes[0].remark) == told
+    net = aa.adapt(Led(32, new), like=Led(16, old), inputs=torch.zeros(2, 1, 512))
+    assert (f"of which {old} are leading ones, no cells" in net.plan.routes[0].remark) == told
+    net.verify().raise_if_failed()
+
+
+@pytest.mark.parametrize("old", [2, 1, 0])
+def test_leading_tokens_of_sequences_stay_as_they_are_and_cells_are_brought_to_the_old_places(old):
+    new, x = Led(32, 2).eval(), torch.randn(2, 1, 512)
+    net = aa.adapt(new, like=Led(16, old), inputs=x).eval()
+    found, given = net(x), new(x)
+    assert torch.equal(found[:, :old], given[:, :old])
+    cells = nn.functional.interpolate(given[:, 2:].mT, 32, mode="linear").mT
+    torch.testing.assert_close(found[:, old:], cells)
+    assert not net.plan.routes[0].remark.startswith("all its tokens")
+    net.verify().raise_if_failed()
+
+
+class Shown(Led):
+    """The same, where what leads depends on the input, or is moved after that."""
+
+    def __init__(self, patch, how):
+        super().__init__(patch, 2)
+        self.how = how
+
+    def forward(self, x):
+        cells = self.patch(x).mT
+        front = cells[:, :2] if self.how == "given" else self.leading.expand(len(cells), -1, -1)
+        tokens = torch.cat([front, cells], 1)
+        return tokens.flip(1) if self.how == "turned" else tokens
+
+
+@pytest.mark.parametrize("how", ["given", "turned"])
+def test_tokens_that_are_not_known_to_lead_are_stretched_as_all_others_and_that_is_told(how):
+    made = aa.adapt(Shown(32, how), like=Led(16, 2), inputs=torch.zeros(2, 1, 512)).plan
+    assert made.source.outputs.leaves[0].leading == 0
+    assert "of which 2 are leading ones, no cells" in made.routes[0].remark
+
+
+def test_leading_tokens_are_part_of_the_text_of_a_spec():
+    spec = aa.capture(Led(16, 2), torch.zeros(2, 1, 512)).outputs.leaves[0]
+    assert spec.leading == 2
+    assert aa.TensorSpec.parse(spec.in_full).leading == 2

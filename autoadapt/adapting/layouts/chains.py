@@ -11,6 +11,7 @@ from autoadapt.adapting.layouts.extra_tokens import (
     in_words,
     registers,
     token_axis,
+    with_leading_told,
     without_axis,
     without_entries,
 )
@@ -37,6 +38,7 @@ def chain(
         The operations, none where the tensors are equal; or a refusal.
     """
     have = factored(source) if isinstance(source, TensorSpec) else source
+    have, target = with_leading_told(have, target)
     spec = have.spec
     learned = spec.is_floating and target.is_floating and "feature" in (spec.role, target.role)
     want = factored(target)
@@ -94,7 +96,8 @@ def _first(
     step = _of_state(have.spec, target)
     if step is not None:
         return step if isinstance(step, Refusal) else (step, step.gives(have.spec))
-    axis = class_token_axis(have) if target.class_token else token_axis(have) if target.last_token else None
+    from_first = target.class_token or (target.first_token and have.spec.leading > 0)
+    axis = class_token_axis(have) if from_first else token_axis(have) if target.last_token else None
     if axis is None or want.strides:
         return None
     return Take(axis=axis, last=target.last_token), without_axis(have, axis)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from autoadapt.adapting.layouts.factors import Factored
 from autoadapt.adapting.operations import DropPrefix, specs_along
+from autoadapt.contracts.signature import TensorSpec, is_sequence
 
 
 def class_token_axis(tensor: Factored) -> int | None:
@@ -30,6 +31,28 @@ def without_axis(tensor: Factored, axis: int) -> Factored:
     )
     spec = tensor.spec.with_dims(dims).model_copy(update={"cells": "rows", "trailing": 0, "class_token": True})
     return Factored(spec, prefixes, suffixes, atoms)
+
+
+def with_leading_told(have: Factored, target: TensorSpec) -> tuple[Factored, TensorSpec]:
+    """A source and a target, of which leading tokens of a sequence are cells as all others unless they can be kept.
+
+    They can where the source has as many or more, and where no more tokens of the target may be leading ones.
+    """
+    untold = [dim.added - target.leading for dim in target.dims if is_sequence(dim)]
+    if not (have.spec.leading or target.leading) or (
+        target.leading <= have.spec.leading and max(untold, default=0) <= 0
+    ):
+        return have, target
+    unknown = {"leading": 0, "centres": ()}
+    axes = [axis for axis, count in enumerate(have.prefixes) if have.spec.leading and count]
+    made = {axis: replace(have.atoms[axis][0], dim=have.spec.dims[axis], centres=None) for axis in axes}
+    left = replace(
+        have,
+        spec=have.spec.model_copy(update=unknown) if made else have.spec,
+        prefixes=tuple(0 if axis in made else count for axis, count in enumerate(have.prefixes)),
+        atoms=tuple((made[axis],) if axis in made else atoms for axis, atoms in enumerate(have.atoms)),
+    )
+    return left, target.model_copy(update=unknown) if target.leading else target
 
 
 def registers(have: Factored, want: Factored) -> tuple[DropPrefix, ...]:

@@ -125,7 +125,7 @@ def _ordered(spec: TensorSpec, axis: int) -> tuple[int, int, tuple[Dim, ...]]:
 
     An axis of cells in unknown order is one factor, and so is one with two factors of one input axis, or with channels.
     """
-    extra, factors = listed_along(spec.dims, axis, spec.merged)
+    extra, factors = listed_along(spec.dims, axis, spec.merged, spec.leading)
     if spec.merged is not None and axis == spec.merged.axis:
         return 0, 0, factors
     cells = [factor for factor in factors if factor.axes and "B" not in factor.axes]

@@ -72,7 +72,13 @@ class BaseOperation(MadeByHand):
     def made_of(self, spec: TensorSpec) -> TensorSpec:
         """As `gives`, for a dtype that it takes; raises `LookupError` where an axis that it names is missing."""
         dims, (cells, trailing) = self.dims_after(spec), self.order_after(spec)
-        update = {"dims": dims, "same_as": "", "cells": cells, "trailing": trailing}
+        update = {
+            "dims": dims,
+            "same_as": "",
+            "cells": cells,
+            "trailing": trailing,
+            "leading": self.leading_after(spec),
+        }
         return spec.model_copy(update=update | ({"centres": ()} if self.moves_cells else {}))
 
     def dims_after(self, spec: TensorSpec) -> Dims:
@@ -86,6 +92,10 @@ class BaseOperation(MadeByHand):
     def order_after(self, spec: TensorSpec) -> tuple[str, int]:
         """Order of cells and number of trailing tokens of the result, as `TensorSpec.order`."""
         return spec.order
+
+    def leading_after(self, spec: TensorSpec) -> int:
+        """Tokens before the cells of a sequence in the result, as `TensorSpec.leading`."""
+        return spec.leading
 
     def multiply_adds(self, spec: TensorSpec, sizes: Mapping[str, int]) -> int:
         """Multiply-adds at given sizes of the input axes."""

@@ -18,7 +18,7 @@ from autoadapt.adapting.operations.operation import BaseOperation, Dims, entries
 from autoadapt.adapting.operations.spatial import separable
 from autoadapt.adapting.operations.writer import Writer
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import TensorSpec, cells_in, in_order
+from autoadapt.contracts.signature import TensorSpec, cells_in, in_order, is_sequence
 
 
 class DropPrefix(BaseOperation):
@@ -48,6 +48,10 @@ class DropPrefix(BaseOperation):
 
     def order_after(self, spec: TensorSpec) -> tuple[str, int]:
         return (spec.cells, max(spec.trailing - self.count, 0)) if self.at_end else spec.order
+
+    def leading_after(self, spec: TensorSpec) -> int:
+        drops = not self.at_end and is_sequence(spec.dims[self.axis])
+        return max(spec.leading - self.count * drops, 0)
 
     def stays_contiguous(self, before: bool) -> bool:
         return before and self.after > 0

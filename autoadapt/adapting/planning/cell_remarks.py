@@ -50,8 +50,13 @@ def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation])
         return (
             "its cells are not known to lie where the old ones do at every size, as with padding that follows the size"
         )
-    if any(isinstance(step, Resize) for step in steps) and _unknown_of_tokens(source, target):
-        return "all its tokens are stretched over all old ones: which of them are leading ones, if any, is not told"
+    if any(isinstance(step, Resize) for step in steps):
+        if target.leading > source.spec.leading:
+            return (
+                f"all its tokens are stretched over all old ones, of which {target.leading} are leading ones, no cells"
+            )
+        if _unknown_of_tokens(source, target):
+            return "all its tokens are stretched over all old ones: which of them are leading ones, if any, is not told"
     pixels, step = shift(source, factored(target))
     return f"its cells lie up to {round(pixels, 1):g} pixels from the old ones" if pixels >= IN_PLACE * step else ""
 
@@ -77,7 +82,7 @@ def _unknown_of_tokens(source: Factored, target: TensorSpec) -> bool:
         return False
     both = {one.axis for one in source.spec.centres} & {one.axis for one in target.centres}
     dims = (dim for spec in (source.spec, target) for dim in spec.dims if dim.axes - {"B", "H", "W"} - both)
-    return any(sum(count for count, atoms in dim.terms if not atoms) > 0 for dim in dims)
+    return any(dim.added > 0 for dim in dims)
 
 
 def _coarser(source: Factored, target: TensorSpec, steps: Sequence[Operation], dilated_by: str) -> str:

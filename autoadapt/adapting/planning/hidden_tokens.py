@@ -8,7 +8,7 @@ from autoadapt.adapting.operations import Averaging, Cast, Counted, Hide, Mean, 
 from autoadapt.adapting.planning.plans import Route
 from autoadapt.contracts.capturing import counts_by_name
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import Mask, Returned, Signature, TensorSpec, frames_of
+from autoadapt.contracts.signature import Mask, Returned, Signature, TensorSpec, frames_of, is_sequence
 from autoadapt.errors import Mismatch
 
 
@@ -65,11 +65,12 @@ def counted_along(spec: TensorSpec, axes: Iterable[int], masks: Sequence[Mask]) 
     """
     for axis in axes:
         dim, samples = spec.dims[axis], spec.dims[int(axis == 0) : int(axis == 0) + 1]
+        leading = spec.leading if is_sequence(dim) else 0
         for mask in masks:
             if dim.axes == {mask.axis} and samples == (Dim.axis("B"),):
-                more, frames = (dim - Dim.axis(mask.axis)).constant, frames_of(dim, mask.axis)
+                more, frames = (dim - Dim.axis(mask.axis)).constant, frames_of(dim - leading, mask.axis)
                 is_fitted = frames is None and (more is None or more < 0)
-                front = more if more is not None and more > 0 else 0
+                front = max(more or 0, leading)
                 yield Counted(mask=mask, axis=axis, front=front, frames=frames, fitted=is_fitted)
 
 

@@ -42,6 +42,8 @@ def known_axes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) -> di
             continue  # the same tensor as another output, or tokens in another order than row by row
         if any(isinstance(step, Restore) for step in route.steps):
             continue  # it changes values, such as by softmax, and so the positions
+        if signature.outputs[route.target].leading > route.specs[0].leading:
+            continue  # tokens that are stretched over leading ones, as the plan says
         followed = {axis for dim in route.specs[0].dims for axis in dim.axes}
         have = followed & {one.axis for one in route.specs[0].centres}
         for one in signature.outputs[route.target].centres:
@@ -79,7 +81,8 @@ def telling_sizes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) ->
 
 def _sides(spec: TensorSpec, axis: str) -> tuple[Dim, float]:
     """The number of cells along an input axis, as a formula, and their distance in pixels."""
-    factors = (factor for place in range(len(spec.dims)) for factor in listed_along(spec.dims, place, spec.merged)[1])
+    listed = (listed_along(spec.dims, place, spec.merged, spec.leading) for place in range(len(spec.dims)))
+    factors = (factor for _, along in listed for factor in along)
     step = next(one.step for one in spec.centres if one.axis == axis)
     return next(factor for factor in factors if factor.axes == {axis}), step
 
@@ -165,7 +168,7 @@ def _positions(spec: TensorSpec, axis: str, sizes: Mapping[str, int]) -> torch.T
     shape = spec.shape(sizes)
     centres = next((one for one in spec.centres if one.axis == axis), None)
     for place in range(len(spec.dims)):
-        leading, factors = listed_along(spec.dims, place, spec.merged)
+        leading, factors = listed_along(spec.dims, place, spec.merged, spec.leading)
         sides = [int(factor.evaluate(sizes)) for factor in factors]
         own = next((number for number, factor in enumerate(factors) if factor.axes == {axis}), None)
         if centres is not None and own is not None:

@@ -6,43 +6,57 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from autoadapt.contracts.capturing.cell_axes import Grid
+from autoadapt.contracts.capturing.class_tokens import ALONE, Joined
 from autoadapt.contracts.capturing.inner_leaves import InnerKey
 from autoadapt.contracts.capturing.probing import Observation
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import Centres, Merged, listed_along
+from autoadapt.contracts.signature import Centres, Merged, is_sequence, listed_along
 
 Run = tuple[Mapping[str, int], Observation]
 """Sizes of the input axes, and what was observed at them."""
 
 
-def output_centres(
-    outputs: Sequence[Sequence[Dim]], merged: Sequence[Merged | None], runs: Sequence[Run]
-) -> list[tuple[Centres, ...]]:
-    """For each output the centres on which the runs agree.
+def centres_of(
+    outputs: Sequence[Sequence[Dim]],
+    inner: Mapping[InnerKey, Sequence[Dim]],
+    merged: Sequence[Merged | None],
+    leading: Mapping[InnerKey | int, int],
+    runs: Sequence[Run],
+) -> dict[InnerKey | int, tuple[Centres, ...]]:
+    """For each output, by number, and each inner output the centres on which the runs agree.
 
     Args:
         outputs: The dims of each output.
+        inner: The dims of each inner output.
         merged: The merged axis of each output that has one.
+        leading: As from `leading_tokens`.
         runs: Runs in which cells were followed; may be empty.
     """
-    return [
-        _agreed([_centres(dims, run.grids[number], sizes, merged[number]) for sizes, run in runs])
+    outer = [
+        _agreed(
+            [_centres(dims, run.grids[number], sizes, merged[number], leading.get(number, 0)) for sizes, run in runs]
+        )
         for number, dims in enumerate(outputs)
     ]
+    return dict[InnerKey | int, tuple[Centres, ...]]([*enumerate(outer), *_inner_centres(inner, leading, runs).items()])
 
 
-def inner_centres(inner: Mapping[InnerKey, Sequence[Dim]], runs: Sequence[Run]) -> dict[InnerKey, tuple[Centres, ...]]:
-    """The same for inner outputs, most of which share the objects of their dims and cells with another."""
+def _inner_centres(
+    inner: Mapping[InnerKey, Sequence[Dim]], leading: Mapping[InnerKey | int, int], runs: Sequence[Run]
+) -> dict[InnerKey, tuple[Centres, ...]]:
+    """Those of inner outputs, most of which share the objects of their dims and cells with another."""
     known: dict[tuple[int, ...], tuple[Centres, ...]] = {}
 
-    def of(dims: Sequence[Dim], grid: Grid, sizes: Mapping[str, int]) -> tuple[Centres, ...]:
-        objects = tuple(map(id, (sizes, grid, *dims)))
+    def of(dims: Sequence[Dim], grid: Grid, sizes: Mapping[str, int], extra: int) -> tuple[Centres, ...]:
+        objects = (extra, *map(id, (sizes, grid, *dims)))
         if objects not in known:
-            known[objects] = _centres(dims, grid, sizes)
+            known[objects] = _centres(dims, grid, sizes, leading=extra)
         return known[objects]
 
     return {
-        key: _agreed([of(dims, run.inner[key].grid, sizes) for sizes, run in runs if key in run.inner])
+        key: _agreed(
+            [of(dims, run.inner[key].grid, sizes, leading.get(key, 0)) for sizes, run in runs if key in run.inner]
+        )
         for key, dims in inner.items()
     }
 
@@ -50,21 +64,39 @@ def inner_centres(inner: Mapping[InnerKey, Sequence[Dim]], runs: Sequence[Run]) 
 def class_tokens(dims: Mapping[InnerKey | int, Sequence[Dim]], runs: Sequence[Run]) -> set[InnerKey | int]:
     """The vectors that are computed from class tokens alone in all runs; outputs by their number."""
 
-    def is_class_token(key: InnerKey | int, run: Observation) -> bool:
-        if isinstance(key, int):
-            return run.class_tokens[key]
-        return key in run.inner and run.inner[key].class_token
-
     vectors = [key for key, of_one in dims.items() if not any(dim.axes - {"B"} for dim in of_one[1:])]
-    return {key for key in vectors if runs and all(is_class_token(key, run) for _, run in runs)}
+    return {key for key in vectors if runs and all(_joined(run, key) is ALONE for _, run in runs)}
+
+
+def leading_tokens(dims: Mapping[InnerKey | int, Sequence[Dim]], runs: Sequence[Run]) -> dict[InnerKey | int, int]:
+    """How many learned tokens stand before the cells of each sequence in all runs; those with none are left out."""
+    lengths = {key: [dim for dim in of_one if is_sequence(dim)] for key, of_one in dims.items() if len(of_one) == 3}
+    found = {
+        key: {_leading(_joined(run, key), dims[key], told[0], sizes) for sizes, run in runs}
+        for key, told in lengths.items()
+        if len(told) == 1
+    }
+    return {key: count for key, counts in found.items() if len(counts) == 1 and (count := counts.pop())}
+
+
+def _leading(joined: Joined | None, dims: Sequence[Dim], length: Dim, sizes: Mapping[str, int]) -> int:
+    shape, size = [dim.evaluate(sizes) for dim in dims], length.evaluate(sizes)
+    is_told = joined is not None and joined.learned and joined.size == size and shape.count(size) == 1
+    return joined.front if joined is not None and is_told else 0
+
+
+def _joined(run: Observation, key: InnerKey | int) -> Joined | None:
+    if isinstance(key, int):
+        return run.joined[key] if run.joined else None
+    return run.inner[key].joined if key in run.inner else None
 
 
 def _centres(
-    dims: Sequence[Dim], grid: Grid, sizes: Mapping[str, int], merged: Merged | None = None
+    dims: Sequence[Dim], grid: Grid, sizes: Mapping[str, int], merged: Merged | None = None, leading: int = 0
 ) -> tuple[Centres, ...]:
     """The centres along each input axis on which one axis of a tensor depends alone, or one side of its token axis."""
     found = {}
-    for factor in (factor for axis in range(len(dims)) for factor in listed_along(dims, axis, merged)[1]):
+    for factor in (factor for axis in range(len(dims)) for factor in listed_along(dims, axis, merged, leading)[1]):
         name = next(iter(factor.axes)) if len(factor.axes) == 1 else ""
         count = int(factor.evaluate(sizes)) if name in grid else 0
         if count > 0 and (count == grid[name].count or grid[name].is_regrouped(count)):

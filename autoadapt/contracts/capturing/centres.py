@@ -87,14 +87,17 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ):
             self._grids.put(returned, grid)  # the short way for most operations
             named = _named(func, args, kwargs) if name in _READ_BY_NAME else {}
-            self._note_kinds(name, named, self._moving(given), [returned])
+            moving = self._moving(given)
+            self.class_tokens.note(name, named, moving, [returned])
+            self._note_kinds(name, named, moving, [returned])
         elif moving := self._moving(given):
             named, made = _named(func, args, kwargs), list(_tensors([returned]))
+            self.class_tokens.note(name, named, moving, made)
             self._note(name, named, given, made)
             self._note_kinds(name, named, moving, made)
 
     def _note_kinds(self, name: str, named: Mapping[str, Any], moving: Tensors, made: Tensors) -> None:
-        for follower in (self.class_tokens, self.bounds, self.end_tokens, self.merging):
+        for follower in (self.bounds, self.end_tokens, self.merging):
             follower.note(name, named, moving, made)
 
     def _sequence(self, tensor: torch.Tensor) -> list[int]:
@@ -123,7 +126,9 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 grids = [self.grid(tensor) for tensor in given]
                 grid = self._kept(grids, output, mixes=name in ("cat", "stack"))
-                grid = grid if name in _RESHAPING else _left(grid, self._moving(given), output)
+                joined = self.class_tokens.of(output) if name == "cat" else None
+                keeps = name in _RESHAPING or (joined is not None and joined.learned)
+                grid = grid if keeps else _left(grid, self._moving(given), output)
                 grid = _unmixed(grid, named[_PRODUCTS[name]]) if name in _PRODUCTS else grid
             self._grids.put(output, grid)
 

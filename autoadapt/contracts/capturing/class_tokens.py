@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,6 +21,8 @@ class Joined:
     """All tokens."""
     front: int
     """Tokens in front of the cells."""
+    learned: bool = False
+    """Whether these are made without the input, as learned tokens are, and all that followed kept their places."""
 
 
 ALONE = Joined(0, 0)
@@ -34,7 +36,17 @@ def class_tokens_followed() -> Follower[Joined]:
     part that depends on the input, as in attention or a mean.
     """
     cut = dict.fromkeys(("slice", "split_with_sizes"), _cut)
-    return Follower({"cat": _joined, "select": _picked, **cut}, lambda made: _together(made.told))
+    moved = dict.fromkeys(_DISPLACING, _displaced)
+    return Follower({"cat": _joined, "select": _picked, **cut, **moved}, lambda made: _together(made.told))
+
+
+_DISPLACING = ("flip", "roll", "index", "index_select", "gather", "take_along_dim", "sort", "convolution")
+"""Operations behind which tokens may stand elsewhere, or are mixed with their neighbours."""
+
+
+def _displaced(made: Made[Joined]) -> Joined | None:
+    found = _together(made.told)
+    return found if found is None or found is ALONE else replace(found, learned=False)
 
 
 def _joined(made: Made[Joined]) -> Joined | None:
@@ -48,9 +60,11 @@ def _joined(made: Made[Joined]) -> Joined | None:
     sizes = [part.shape[axis] for part in parts]
     largest = sizes.index(max(sizes))
     known = made.of(parts[largest])
-    inside = known.front if known is not None and known.size == sizes[largest] else 0
-    front = sum(sizes[:largest]) + inside
-    return Joined(sum(sizes), front) if 0 < front <= MOST and front < sum(sizes) else None
+    known = known if known is not None and known.size == sizes[largest] else Joined(sizes[largest], 0, True)
+    front = sum(sizes[:largest]) + known.front
+    given = [one for part in parts[:largest] for one in made.given if one is part]
+    learned = all(made.of(one) is ALONE for one in given) and (known.learned or not known.front)
+    return Joined(sum(sizes), front, learned) if 0 < front <= MOST and front < sum(sizes) else None
 
 
 def _picked(made: Made[Joined]) -> Joined | None:
@@ -70,7 +84,7 @@ def _cut(made: Made[Joined]) -> Joined | None:
     count = made.tensor.shape[named["dim"]]
     if (named.get("step") or 1) == 1 and first + count <= known.front:
         return ALONE
-    return Joined(count, max(known.front - first, 0))
+    return Joined(count, max(known.front - first, 0), known.learned and (named.get("step") or 1) == 1)
 
 
 def _listed(made: Made[Joined]) -> Joined | None:

@@ -15,7 +15,6 @@ from torch.masked import MaskedTensor
 from autoadapt.contracts.capturing.attending import Attending
 from autoadapt.contracts.capturing.by_tensor import ByTensor
 from autoadapt.contracts.capturing.centres import CentresFollowed
-from autoadapt.contracts.capturing.class_tokens import ALONE
 from autoadapt.contracts.capturing.classifier_heads import is_linear
 from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.capturing.readings import Readings
@@ -180,7 +179,7 @@ class Watcher:
             version=times_written(tensor),
             contiguous=tensor.is_contiguous(),
             grid=self._followed.grid(tensor),
-            class_token=self._followed.class_tokens.of(tensor) is ALONE,
+            joined=self._followed.class_tokens.of(tensor),
         )
 
     def maker(self, tensor: torch.Tensor) -> InnerKey | None:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 
 from autoadapt.contracts.capturing.cell_axes import Grid
+from autoadapt.contracts.capturing.class_tokens import Joined
 
 Shape: TypeAlias = tuple[int, ...]
 InnerKey: TypeAlias = tuple[str, int, str]
@@ -33,5 +34,5 @@ class InnerLeaf:
     contiguous: bool = True
     grid: Grid = field(default_factory=dict)
     """Where its cells lie, if that was followed."""
-    class_token: bool = False
-    """Whether it is computed from class tokens alone, if that was followed."""
+    joined: Joined | None = None
+    """Which of its tokens are no cells; `ALONE` where it is computed from class tokens alone; if that was followed."""

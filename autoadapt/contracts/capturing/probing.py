@@ -16,7 +16,7 @@ from autoadapt.contracts.caches import OutsideCaches, apart
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.cell_axes import Grid
 from autoadapt.contracts.capturing.centres import CentresFollowed
-from autoadapt.contracts.capturing.class_tokens import ALONE
+from autoadapt.contracts.capturing.class_tokens import Joined
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow
 from autoadapt.contracts.capturing.devices import device_of, on_meta_device
 from autoadapt.contracts.capturing.end_tokens import End
@@ -73,8 +73,8 @@ class Observation:
     contiguous: tuple[bool, ...] = ()
     grids: tuple[Grid, ...] = ()
     """Where its cells lie, if that was followed."""
-    class_tokens: tuple[bool, ...] = ()
-    """Whether it is computed from class tokens alone, if that was followed."""
+    joined: tuple[Joined | None, ...] = ()
+    """Which of its tokens are no cells; `ALONE` where it is computed from class tokens alone; if that was followed."""
     end_tokens: tuple[End | None, ...] = ()
     """Which token alone it is computed from, the first or the last, if that was followed."""
     bounds: tuple[Bound | None, ...] = ()
@@ -299,7 +299,7 @@ class Probe:
             inputs=tuple(tensors) if self.real else (),
             contiguous=tuple(not kind_of(output) and output.is_contiguous() for output in outputs),
             grids=tuple(map(followed.grid, outputs)),
-            class_tokens=tuple(followed.class_tokens.of(output) is ALONE for output in outputs),
+            joined=tuple(map(followed.class_tokens.of, outputs)),
             bounds=tuple(map(followed.bounds.of, outputs)),
             end_tokens=tuple(map(followed.end_tokens.of, outputs)),
             merging=tuple(map(followed.merging.of, outputs)),

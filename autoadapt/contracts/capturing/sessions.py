@@ -12,7 +12,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, parameters_of
 from autoadapt.contracts.capturing.batch_axes import axes_of
-from autoadapt.contracts.capturing.cells import Run, class_tokens, inner_centres, output_centres
+from autoadapt.contracts.capturing.cells import Run, centres_of, class_tokens, leading_tokens
 from autoadapt.contracts.capturing.class_scores import class_scores
 from autoadapt.contracts.capturing.confirming import (
     MOST_PASSES,
@@ -61,7 +61,7 @@ from autoadapt.contracts.capturing.usual_sizes import usual_images
 from autoadapt.contracts.capturing.without_heads import trunk_signature
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.origins import called
-from autoadapt.contracts.signature import AxisSizes, Centres, Mask, Role, Signature, TensorSpec, Values
+from autoadapt.contracts.signature import AxisSizes, Mask, Role, Signature, TensorSpec, Values
 from autoadapt.contracts.trees import flatten, path_text, path_texts, paths
 from autoadapt.contracts.views import uncompiled
 from autoadapt.errors.printable import visible
@@ -343,12 +343,12 @@ class Session:
     ) -> dict[InnerKey | int, dict[str, object]]:
         """Fields of the specs besides dtype and dims: centres, order of cells, points, class, first and last tokens."""
         merged = merged_axes(solution.outputs, [(sizes, run.merging) for sizes, run in followed])
-        outer, inner = output_centres(solution.outputs, merged, followed), inner_centres(solution.inner, followed)
-        centres = dict[InnerKey | int, tuple[Centres, ...]]([*enumerate(outer), *inner.items()])
+        leading = leading_tokens(solution.dims, followed)
+        centres = centres_of(solution.outputs, solution.inner, merged, leading, followed)
         vectors = class_tokens(solution.dims, followed)
         ends = end_tokens(solution.outputs, [run.end_tokens for _, run in followed])
         return {
-            key: {"centres": centres[key], "class_token": key in vectors}
+            key: {"centres": centres[key], "class_token": key in vectors, "leading": leading.get(key, 0)}
             | {f"{end}_token": True for number, end in ends.items() if number == key}
             | measured.told(key)
             | ({"merged": one, "cells": one.cells} if isinstance(key, int) and (one := merged[key]) else {})

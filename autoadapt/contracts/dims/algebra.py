@@ -154,6 +154,16 @@ class Dim:
         )
 
     @property
+    def added(self) -> int:
+        """The constant of the sum; 0 where there is none.
+
+        Example:
+            >>> Dim.parse("floor(H/14)*floor(W/14) + 1").added
+            1
+        """
+        return sum(coefficient for coefficient, atoms in self.terms if not atoms)
+
+    @property
     def factors(self) -> tuple[Dim, ...] | None:
         """The dim as one product: a constant other than 1, then factors in the order of their axes; None for a sum.
 

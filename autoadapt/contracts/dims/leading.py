@@ -21,10 +21,8 @@ def leading_and_product(dim: Dim) -> tuple[int, tuple[Dim, ...]]:
 def _found(text: str) -> tuple[int, tuple[Dim, ...]]:
     """Cached by text: dims that are equal at all sizes may be written with other factors."""
     prefix, product = 0, (dim := Dim.parse(text))
-    if dim.factors is None:
-        constant = sum(coefficient for coefficient, atoms in dim.terms if not atoms)
-        if constant > 0 and (dim - constant).factors is not None:
-            prefix, product = constant, dim - constant
+    if dim.factors is None and dim.added > 0 and (dim - dim.added).factors is not None:
+        prefix, product = dim.added, dim - dim.added
     factors = _shared_constant(product.factors or (product,))
     return prefix, tuple(factor for factor in factors if factor != 1)
 

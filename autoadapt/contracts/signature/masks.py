@@ -10,7 +10,8 @@ from pydantic import Field
 
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature.axes import AxisSizes, smallest_size
-from autoadapt.contracts.signature.specs import Frozen, TensorSpec
+from autoadapt.contracts.signature.cell_centres import Frozen
+from autoadapt.contracts.signature.specs import TensorSpec
 
 Form: TypeAlias = Literal["truth", "added", "lengths"]
 """What a mask holds. `truth`: zeros and ones; `added`: what is added to attention scores, 0 or a large negative number;

@@ -59,14 +59,29 @@ class Merged(MadeByHand):
         return f"axis {self.axis} lists {' x '.join(map(str, self.parts))}"
 
 
-def listed_along(dims: Sequence[Dim], axis: int, merged: Merged | None) -> tuple[int, tuple[Dim, ...]]:
+def listed_along(
+    dims: Sequence[Dim], axis: int, merged: Merged | None, leading: int = 0
+) -> tuple[int, tuple[Dim, ...]]:
     """How many entries of an axis stand before the cells that it lists, and what these are the product of.
 
     Args:
         dims: The dims of a tensor.
         axis: One of its axes.
         merged: Its merged axis, if it has one.
+        leading: How many tokens of a sequence are known to stand before its cells.
     """
     if merged is not None and merged.axis == axis:
         return 0, tuple(part.dim for part in merged.parts)
+    if leading and is_sequence(dims[axis]):
+        return leading, (dims[axis] - leading,)
     return leading_and_product(dims[axis])
+
+
+def is_sequence(dim: Dim) -> bool:
+    """Whether a dim is the length of a sequence: a function of one axis `N` of tokens, frames or samples.
+
+    Example:
+        >>> is_sequence(Dim.parse("floor(N/16) + 2")), is_sequence(Dim.parse("floor(H/16)*floor(W/16) + 1"))
+        (True, False)
+    """
+    return len(dim.axes) == 1 and min(dim.axes)[0] == "N"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from autoadapt.contracts.signature.specs import Frozen
+from autoadapt.contracts.signature.cell_centres import Frozen
 from autoadapt.contracts.trees import Constant, Opaque
 
 

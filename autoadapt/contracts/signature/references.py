@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from autoadapt.contracts.signature.axes import AxisSizes
-from autoadapt.contracts.signature.specs import TensorSpec, spatial_axes
+from autoadapt.contracts.signature.cell_centres import spatial_axes
+from autoadapt.contracts.signature.specs import TensorSpec
 from autoadapt.contracts.signature.values import Values
 from autoadapt.errors import Mismatch
 from autoadapt.errors.printable import visible

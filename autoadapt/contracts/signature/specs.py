@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
@@ -12,10 +11,10 @@ import torch
 from pydantic import Field, field_validator
 
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.facts import MadeByHand
+from autoadapt.contracts.signature.cell_centres import Centres, Frozen, in_digits, read_centres, spatial_axes
 from autoadapt.contracts.signature.cell_orders import Cells
 from autoadapt.contracts.signature.held_values import Held
-from autoadapt.contracts.signature.merged_axes import MERGED_TEXT, Merged
+from autoadapt.contracts.signature.merged_axes import MERGED_TEXT, Merged, is_sequence
 from autoadapt.errors import Mismatch, SignatureError, nearest
 
 Role: TypeAlias = Literal["feature", "coordinate", "index", "mask", "other"]
@@ -47,11 +46,12 @@ _LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE
 }
 """torch's own names of dtypes, which `parse` takes too."""
 _SPEC = re.compile(
-    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|axis|centres|depth|share|class|first|last|points|rows|norm|probabilities|never|between)\b)[a-z]\w*)?\s*"
+    r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|axis|centres|depth|share|class|first|last|leading|points|rows|norm|probabilities|never|between)\b)[a-z]\w*)?\s*"
     r"(?:in (?P<cells>columns|unknown|HTW|HWT|TWH|WTH) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
     r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
     r"(?:share (?P<share>[01](?:\.\d+)?)\b)?\s*"
     r"(?P<class_token>class token)?\s*(?:(?P<end_token>first|last) token)?\s*"
+    r"(?:leading (?P<leading>\d+)\b)?\s*"
     r"(?:points on axis (?P<point_axis>[12])\b)?\s*(?:rows on axis (?P<map_axis>[12])\b)?\s*"
     rf"(?:{MERGED_TEXT})?\s*"
     r"(?:(?P<held>norm 1|(?:log-)?probabilities|never negative|between (?:0|-1) and 1)"
@@ -80,35 +80,6 @@ def _read_held(found: re.Match[str], dims: Sequence[Dim]) -> Held:
     return held
 
 
-class Frozen(MadeByHand):
-    """A frozen model whose constructor raises `SignatureError`."""
-
-    malformed = SignatureError
-
-
-class Centres(Frozen):
-    """Where the cells along one input axis lie: their centres, in cells of the input (pixels) counted from 0.
-
-    Example:
-        >>> print(Centres(axis="H", first=43, step=8))
-        43 + 8 i
-    """
-
-    axis: str
-    first: float
-    """Centre of the first cell: the middle of the window that it sees."""
-    step: float
-    """From one centre to the next."""
-
-    def __str__(self) -> str:
-        return f"{self.first:g} + {self.step:g} i"
-
-    @property
-    def in_full(self) -> str:
-        """The same with all digits, and the axis."""
-        return f"{_number(self.first)} + {_number(self.step)} i along {self.axis}"
-
-
 class TensorSpec(Frozen):
     """What is known of one tensor.
 
@@ -128,6 +99,8 @@ class TensorSpec(Frozen):
     """Where cells lie along each input axis, where that is the same at every size. Not compared by `==`."""
     cells: Cells = "rows"
     """The order of the cells on an axis that lists them as tokens."""
+    leading: int = Field(default=0, exclude_if=lambda count: not count, repr=False)
+    """How many learned tokens stand before the cells of a sequence, as a run showed. Not compared by `==`."""
     trailing: int = 0
     """How many tokens that are no cells stand behind the cells; all others stand before them."""
     depth: float | None = Field(default=None, exclude_if=lambda depth: depth is None, repr=False)
@@ -207,12 +180,13 @@ class TensorSpec(Frozen):
             role=cast(Role, role or default),
             cells=cells,
             trailing=int(found["trailing"] or 0),
-            centres=_read_centres(found["centres"], dims) if found["centres"] else (),
+            centres=read_centres(found["centres"], dims) if found["centres"] else (),
             depth=float(found["depth"]) if found["depth"] else None,
             share=float(found["share"]) if found["share"] else None,
             class_token=bool(found["class_token"]),
             first_token=found["end_token"] == "first",
             last_token=found["end_token"] == "last",
+            leading=int(found["leading"] or 0),
             point_axis=int(found["point_axis"]) if found["point_axis"] else None,
             map_axis=int(found["map_axis"]) if found["map_axis"] else None,
             merged=Merged.parse(found["merged_axis"], found["merged"]) if found["merged"] else None,
@@ -254,13 +228,15 @@ class TensorSpec(Frozen):
         elif self.centres:
             yield "centres " + ", ".join(one.in_full for one in self.centres)
         if self.depth is not None:
-            yield f"depth {_number(self.depth)}"
+            yield f"depth {in_digits(self.depth)}"
         if self.share is not None:
-            yield f"share {_number(self.share)}"
+            yield f"share {in_digits(self.share)}"
         if self.class_token:
             yield "class token"
         if self.first_token or self.last_token:
             yield f"{'first' if self.first_token else 'last'} token"
+        if self.leading:
+            yield f"leading {self.leading}"
         if self.point_axis is not None:
             yield f"points on axis {self.point_axis}"
         if self.map_axis is not None:
@@ -306,10 +282,12 @@ class TensorSpec(Frozen):
         dims = tuple(dims)
         known = {one.axis for one in self.centres if _following(one.axis, dims) == _following(one.axis, self.dims)}
         centres = tuple(one for one in self.centres if one.axis in known)
+        of_sequence = [[dim for dim in each if is_sequence(dim)] for each in (dims, self.dims)]
         held = self.merged is not None and dims[self.merged.axis : self.merged.axis + 1] == (
             self.dims[self.merged.axis],
         )
-        return self.model_copy(update={"dims": dims, "centres": centres, "merged": self.merged if held else None})
+        kept = {"merged": self.merged if held else None, "leading": self.leading * (of_sequence[0] == of_sequence[1])}
+        return self.model_copy(update={"dims": dims, "centres": centres, **kept})
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -331,42 +309,6 @@ _FLOATING = {"f64", "f32", "f16", "bf16", "c32", "c64", "c128"}
 
 def _following(axis: str, dims: Iterable[Dim]) -> list[Dim]:
     return [dim for dim in dims if axis in dim.axes]
-
-
-def spatial_axes(dims: Iterable[Dim]) -> list[str]:
-    """The input axes that dims depend on, without batch (`B`) and channels (`C`)."""
-    return sorted({axis for dim in dims for axis in dim.axes if axis[0] not in "BC"})
-
-
-def _number(value: float) -> str:
-    return f"{value:.17g}" if float(f"{value:.12g}") != value else f"{value:.12g}"
-
-
-_CENTRES = re.compile(r"\s*(?P<first>-?[\d.e+-]+) \+ (?P<step>[\d.e+-]+) i(?: along (?P<axis>\w+))?\s*")
-
-
-def _read_centres(text: str, dims: Sequence[Dim]) -> tuple[Centres, ...]:
-    """The `centres` field from its text.
-
-    Raises:
-        SignatureError: The text is malformed, or names an axis that no dim depends on.
-    """
-    read: dict[str, Centres] = {}
-    axes = spatial_axes(dims)
-    for part in text.split(","):
-        found = _CENTRES.fullmatch(part)
-        named = [found["axis"]] if found and found["axis"] else axes
-        try:
-            if found is None or not set(named) <= set(axes):
-                raise ValueError
-            first, step = float(found["first"]), float(found["step"])
-            if not (math.isfinite(first) and 0 < step < math.inf):
-                raise ValueError
-            read |= {axis: Centres(axis=axis, first=first, step=step) for axis in named}
-        except ValueError:
-            fault = Mismatch(f"centres {text}", "centres first + step i along axis", part, '"centres 43 + 8 i"')
-            raise SignatureError(f"{text!r} does not tell where cells lie", [fault]) from None
-    return tuple(read[axis] for axis in sorted(read))
 
 
 def dtype_name(dtype: torch.dtype) -> str:

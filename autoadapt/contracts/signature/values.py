@@ -11,7 +11,8 @@ from pydantic import model_validator
 from torch import nn
 
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature.specs import Frozen, TensorSpec
+from autoadapt.contracts.signature.cell_centres import Frozen
+from autoadapt.contracts.signature.specs import TensorSpec
 from autoadapt.contracts.trees import Constant, Container, Kind, LeftOut, Opaque, Slot, Tree, alike, path_texts, paths
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.errors.printable import visible
