@@ -167,3 +167,35 @@ def test_what_changes_its_axes_whatever_the_mask_is_refused_as_before():
 
     with pytest.raises(aa.CaptureError, match="changes its number of axes"):
         aa.adapt(Odd(6, "numbers"), like=Broadcasting(4, "heads"), inputs=(TOKENS, MASKS["heads"]))
+
+
+class OfLongest(Attending):
+    """Makes a mask of as many tokens as the longest sample has, and so raises where each one has fewer."""
+
+    def forward(self, x, lengths):
+        y = self.embed(x)
+        hidden = torch.arange(int(lengths.max())) >= lengths[:, None]
+        return y + self.mix(y, y, y, key_padding_mask=hidden, need_weights=False)[0]
+
+
+class Packing(nn.Module):
+    """A recurrent module that returns as many tokens as the longest sample has."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.GRU(5, width, batch_first=True)
+
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)[0]
+
+
+@pytest.mark.parametrize("samples", [3, 1])
+@pytest.mark.parametrize("kind", [lambda width: OfLongest(width, ""), lambda width: Attending(width, "lengths")])
+@pytest.mark.parametrize("old", [lambda: OfLongest(4, ""), lambda: Packing(4), lambda: Attending(4, "lengths")])
+def test_lengths_hide_also_where_the_longest_sample_must_be_whole(kind, old, samples):
+    net = aa.adapt(kind(6).eval(), like=old().eval(), inputs=(TOKENS[:samples], LENGTHS[:samples]))
+    assert [mask.form for mask in (*net.plan.target.masks, *net.plan.source.masks)] == ["lengths"] * 2
+    other = TOKENS.masked_fill(~COUNTS[..., None], 7.0)
+    torch.testing.assert_close(net(TOKENS, LENGTHS)[COUNTS], net(other, LENGTHS)[COUNTS])
+    net.verify().raise_if_failed()

@@ -35,6 +35,9 @@ MOSTLY = 0.25
 class Trial:
     """A copy of a module, and a call of it in which the second half of the tokens is hidden or changed.
 
+    Of several samples the first one stays whole, as padding leaves the longest: some modules take as many tokens as the
+    longest sample has. A mask for all samples hides tokens of each.
+
     Args:
         module: The module; only a copy of it runs.
         arguments: The example call.
@@ -115,6 +118,7 @@ class Trial:
                     continue
                 count = hidden.shape[axis] // 4
                 ends = [one.narrow(axis, one.shape[axis] - count, count) for one in (hidden, shown)]
+                ends = [self._padded(one, dims, mask) for one in ends]
                 zeroed += [path] * (count > 0 and not ends[0].any() and bool(ends[1].any()))
                 moved = (hidden != other).movedim(axis, 0).flatten(1).any(1).nonzero()[:1, 0].tolist()
                 more = (dims[axis] - Dim.axis(mask.axis)).constant or 0
@@ -125,7 +129,7 @@ class Trial:
 
     def _returned(self, mask: Mask, half: int, runs: Sequence[Sequence[torch.Tensor]]) -> tuple[Returned, ...]:
         """The outputs that are the mask, by the runs with the second half hidden and with nothing hidden."""
-        counting = self._shown(mask.axis, half)
+        counting = self._shown(mask, half)
         lengths = [dim for dims in self._outputs.values() for dim in dims]
         found = [
             returned_mask(path, mask, dims[1:] or lengths, list(zip(counting, outputs, strict=True)))
@@ -141,28 +145,40 @@ class Trial:
             place: The index of an input, or the name of a parameter that was not given.
             mask: The mask that it is, with its outputs.
         """
-        counting, names = self._shown(mask.axis, (self._axes.example[mask.axis] + 1) // 2), list(self._outputs)
+        counting, names = self._shown(mask, (self._axes.example[mask.axis] + 1) // 2), list(self._outputs)
         for runs in self._runs(place, mask):
             pairs = list(zip(counting, (runs[0], runs[2]), strict=True))
             known = [(told, names.index(told.path)) for told in mask.returned]
             return [told.path for told, i in known if not all(is_told(told, shown, run[i]) for shown, run in pairs)]
         return []
 
-    def _shown(self, axis: str, half: int) -> list[torch.Tensor]:
-        """Which tokens count where the second half is hidden, and where nothing is: booleans `[B, N]` each."""
-        size = self._axes.example[axis]
-        return [(torch.arange(size) < count).expand(self._samples(axis), -1) for count in (half, size)]
+    def _shown(self, mask: Mask, half: int, *, front: bool = False) -> list[torch.Tensor]:
+        """Which tokens count where one half is hidden, and where nothing is: booleans `[B, N]` each."""
+        size, batch = self._axes.example[mask.axis], self._samples(mask.axis)
+        hidden = ((torch.arange(size) < half) != front).repeat(batch, 1)
+        hidden[: self._whole(mask)] = True
+        return [hidden, torch.ones(batch, size, dtype=torch.bool)]
+
+    def _whole(self, mask: Mask) -> int:
+        """How many samples stay whole."""
+        return 0 if mask.shared or self._samples(mask.axis) == 1 else 1
+
+    def _padded(self, tensor: torch.Tensor, dims: Sequence[Dim], mask: Mask) -> torch.Tensor:
+        """An output without the samples that stay whole."""
+        axis = next((i for i, dim in enumerate(dims) if dim == Dim.axis("B")), None)
+        if axis is None or tensor.dim() <= axis or tensor.shape[axis] != self._samples(mask.axis):
+            return tensor
+        return tensor.narrow(axis, self._whole(mask), tensor.shape[axis] - self._whole(mask))
 
     def _runs(self, place: int | str, mask: Mask, *, front: bool = False) -> Iterator[list[list[torch.Tensor]]]:
         """The outputs of four runs: second half hidden, with its values as given and changed; then both with no mask.
 
         With `front` the first half is hidden instead. Yields nothing where the module does not run with such a mask.
         """
-        batch, size = self._samples(mask.axis), self._axes.example[mask.axis]
-        shown = torch.ones(batch, size, dtype=torch.bool)
+        size = self._axes.example[mask.axis]
         half = (size + 1) // 2
-        hidden = (torch.arange(size).expand(batch, -1) < half) != front
-        other = self._changed(mask.axis, 0 if front else half, half if front else size - half)
+        hidden, shown = self._shown(mask, half, front=front)
+        other = self._changed(mask, 0 if front else half, half if front else size - half)
         for dtype in (self._tensors[place].dtype,) if isinstance(place, int) else (torch.int64, torch.bool):
             shape = self._tensors[place].shape if isinstance(place, int) else shown.shape
             with contextlib.suppress(Exception):
@@ -180,9 +196,12 @@ class Trial:
             run = self._run(place, mask.made(shown, where.shape, where.dtype), cut)
         except Exception:  # it takes no input of that size
             return True
-        found = list(self._counting(run, mask.axis))
-        alike = [left.shape == right.shape for left, right in zip(found, hidden, strict=True)]
-        return not all(alike) or _apart(found, hidden) <= _NEARLY * moves
+        pairs = ((self._counting(run, mask.axis)), hidden)
+        found, kept = (
+            [self._padded(*one, mask) for one in zip(each, self._outputs.values(), strict=True)] for each in pairs
+        )
+        alike = [left.shape == right.shape for left, right in zip(found, kept, strict=True)]
+        return not all(alike) or _apart(found, kept) <= _NEARLY * moves
 
     def _samples(self, axis: str) -> int:
         """The batch size, of an input that lists tokens along an axis, with the batch first or second."""
@@ -191,13 +210,17 @@ class Trial:
             tensor.shape[names.index("B") if "B" in names else 0] for tensor, names in rows if axis in tokens_of(names)
         )
 
-    def _changed(self, axis: str, start: int, count: int) -> list[torch.Tensor]:
+    def _changed(self, mask: Mask, start: int, count: int) -> list[torch.Tensor]:
         """The inputs with other values in a part of an axis; those that may be masks stay."""
         made = []
         for i, (tensor, names) in enumerate(zip(self._tensors, self._axes.names, strict=True)):
-            if i not in self._likely and axis in names:
+            if i not in self._likely and mask.axis in names:
                 tensor = tensor.clone()
-                part = tensor.narrow(names.index(axis), start, count)
+                part = tensor.narrow(names.index(mask.axis), start, count)
+                if "B" in names:
+                    part = part.narrow(
+                        names.index("B"), whole := self._whole(mask), tensor.shape[names.index("B")] - whole
+                    )
                 part.copy_(others(part, tensor))
             made.append(tensor)
         return made

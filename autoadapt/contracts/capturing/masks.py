@@ -23,7 +23,7 @@ from autoadapt.contracts.capturing.likely_masks import is_added, is_table, may_b
 from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Mask
-from autoadapt.contracts.trees import flatten, path_texts
+from autoadapt.contracts.trees import flatten, path_texts, rebuild
 
 RUNS = 5
 """Of a module, to try one argument for one meaning of its ones."""
@@ -43,22 +43,34 @@ class Masks:
     paths: Sequence[str]
     """Where they stand."""
 
-    def find(self) -> tuple[Mask, ...]:
-        """The masks among what is given, and among what could be given besides: those that are called masks."""
+    def find(self, legal: Collection[str]) -> tuple[Mask, ...]:
+        """The masks among what is given, and among what could be given besides: those that are called masks.
+
+        Args:
+            legal: The axes that may vary.
+        """
         tree, tensors = flatten(self.arguments.values)
         names = path_texts(tree)
         given = {i: likely for i, name in enumerate(names) if (likely := self._likely(i, name, tensors[i]))}
         spare = [] if self._is_dear() else self._spare(names)
         if not given and not spare:
             return ()
-        tried = None if self._is_dear() else self._trial(given.keys())
+        tried = None if self._is_dear() else self._trial(given.keys(), 1 + ("B" in legal))
         found = [self._told(likely, tried, i) for i, likely in given.items()]
         if tried is not None and not any(found):
             found += [self._told(likely, tried, likely[0].argument) for likely in spare]
-        return tuple(mask for mask in found if mask is not None)
+        return tuple(mask for mask in found if mask is not None and mask.axis in legal)
 
-    def _trial(self, likely: Collection[int]) -> Trial:
-        return Trial(self.module, self.arguments, self.axes, dict(zip(self.paths, self.outputs, strict=True)), likely)
+    def _trial(self, likely: Collection[int], samples: int) -> Trial:
+        """A trial of the example, with so many samples at least."""
+        arguments, axes, outputs = self.arguments, self.axes, dict(zip(self.paths, self.outputs, strict=True))
+        if axes.example.get("B", samples) < samples:
+            tree, tensors = flatten(arguments.values)
+            rows = zip(tensors, axes.names, strict=True)
+            more = [one.repeat_interleave(samples, names.index("B")) if "B" in names else one for one, names in rows]
+            arguments = Arguments(rebuild(tree, more), arguments.positional)
+            axes = InputAxes(axes.names, {**axes.example, "B": samples})
+        return Trial(self.module, arguments, axes, outputs, likely)
 
     def _told(self, likely: Sequence[Mask], tried: Trial | None, place: int | str) -> Mask | None:
         """What one argument is; None where it is no mask."""

@@ -365,7 +365,7 @@ class Session:
         """The arguments that are masks; none without confirmation by real runs."""
         names = self._first.paths
         found = Masks(self._module, self._arguments, self._runs.axes, self._probe.work, solution.outputs, names)
-        return tuple(mask for mask in found.find() if mask.axis in legal) if self._confirm else ()
+        return found.find(legal) if self._confirm else ()
 
     def _looks_ahead(self, solution: Solution, masks: Sequence[Mask]) -> bool | None:
         """Whether tokens depend on later ones; None without confirmation by real runs."""
