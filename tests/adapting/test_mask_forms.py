@@ -199,3 +199,28 @@ def test_lengths_hide_also_where_the_longest_sample_must_be_whole(kind, old, sam
     other = TOKENS.masked_fill(~COUNTS[..., None], 7.0)
     torch.testing.assert_close(net(TOKENS, LENGTHS)[COUNTS], net(other, LENGTHS)[COUNTS])
     net.verify().raise_if_failed()
+
+
+class Placed(Attending):
+    """An optional argument of another meaning stands before the mask."""
+
+    def forward(self, x, places=None, valid=None):
+        x = x if places is None else x + places[..., None]
+        return super().forward(x, torch.ones(x.shape[:2]).long() if valid is None else valid)
+
+
+class ByName(Attending):
+    def forward(self, x, *, valid=None):
+        return super().forward(x, torch.ones(x.shape[:2]).long() if valid is None else valid)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("given", ["numbers", pytest.param("inverted", marks=pytest.mark.slow), "lengths"])
+@pytest.mark.parametrize("kind", [Placed, ByName])
+def test_a_mask_goes_to_the_optional_argument_that_hides_the_same(kind, given, by_name):
+    new = kind(6, "numbers")
+    inputs = {"x": TOKENS, "mask": MASKS[given]} if by_name else (TOKENS, MASKS[given])
+    net = aa.adapt(new, like=Attending(4, given), inputs=inputs)
+    expected = net.adapters["output"](new(TOKENS, valid=MASKS["numbers"]))
+    torch.testing.assert_close(net(TOKENS, MASKS[given]), expected)
+    assert net.plan.remarks == (f"{kind.__name__} takes mask as its valid",)

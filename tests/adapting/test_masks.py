@@ -262,11 +262,11 @@ def test_what_has_another_name_and_another_meaning_is_not_passed_on_by_its_place
     assert "takes no kinds: what is given there changes nothing" in " ".join(str(net.plan).split())
 
 
-def test_a_mask_is_no_bias_and_a_bias_no_mask():
+def test_a_mask_is_given_as_the_bias_that_hides_the_same_and_a_bias_as_the_mask():
     bias = torch.zeros(2, 8).masked_fill(MASK == 0, -torch.inf)
-    for new, old, given in ((Biased(6), Attending(4), MASK), (Attending(6), Biased(4), bias)):
+    for new, old, given, own in ((Biased(6), Attending(4), MASK, bias), (Attending(6), Biased(4), bias, MASK)):
         net = aa.adapt(new, like=old, inputs=(IDS, given))
-        torch.testing.assert_close(net(IDS, given), net.adapters["output"](new(IDS)))
+        torch.testing.assert_close(net(IDS, given), net.adapters["output"](new(IDS, own)))
 
 
 def test_a_mask_that_is_taken_by_name_alone_is_handed_on():

@@ -23,7 +23,7 @@ from autoadapt.contracts.capturing.captures import capture_as_given
 from autoadapt.contracts.capturing.given_inputs import check_inputs
 from autoadapt.contracts.capturing.likely_masks import is_binary
 from autoadapt.contracts.capturing.masks import counts_by_name
-from autoadapt.contracts.capturing.other_masks import hides_nothing, masks_otherwise
+from autoadapt.contracts.capturing.other_masks import hides_nothing, masks_otherwise, under_other_names
 from autoadapt.contracts.capturing.other_ranks import other_ranks
 from autoadapt.contracts.capturing.read_inputs import is_read
 from autoadapt.contracts.signature import Signature
@@ -55,12 +55,12 @@ def capture_source(
     captured = partial(_without_strangers, new, target, inner=inner, grid=grid)
     found = _first_that_runs(known, target, captured)
     if isinstance(found, Signature):
-        return found
+        return _with_masks_renamed(found, target, inputs, first, captured)
     # what runs would fail in the same way at any input, but for masks of another form
     others = _guesses(new, first, target) if isinstance(found, InputError) else _masked_otherwise(target, first)
     other = _first_that_runs(others, target, captured)
     if isinstance(other, Signature):
-        return other
+        return _with_masks_renamed(other, target, inputs, first, captured)
     assert found is not None, "there are inputs to try"
     raise _refused_everywhere(found, first)
 
@@ -87,6 +87,18 @@ def _with_masks(
         with contextlib.suppress(AdaptError):
             again = captured(other)
             if not hides_nothing(again, target, other):
+                return again
+    return found
+
+
+def _with_masks_renamed(
+    found: Signature, target: Signature, inputs: object, given: object, captured: Callable[[object], Signature]
+) -> Signature:
+    """The signature with the argument that hides what a mask of the old module hid, which none of those given does."""
+    for name, other in under_other_names(found, target, inputs, given):
+        with contextlib.suppress(AdaptError):
+            again = captured(other)
+            if any(mask.argument == name for mask in again.masks):
                 return again
     return found
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -16,6 +18,7 @@ _TABLES = (
     ("truth", torch.bool, 4),
     ("truth", torch.bool, 3),
     ("truth", torch.int64, 2),
+    ("added", torch.float32, 2),
 )
 _LENGTHS = (("lengths", torch.int64, 1), ("lengths", torch.float32, 1))
 """Form, dtype and number of axes of a mask: `[B]`, `[B, N]`, `[B, N, N]` or `[B, 1, 1, N]`."""
@@ -43,16 +46,56 @@ def masks_otherwise(target: Signature, given: object) -> Iterator[object]:
         target: Signature of the old module.
         given: Its inputs, as the new module is called with them.
     """
-    places, sizes = _places(target, given), target.sizes()
-    forms = (*_TABLES, *_LENGTHS) if all(mask.form == "lengths" for mask in places.values()) else _TABLES
-    for form, dtype, rank in forms if places else ():
-        made = dict(_entries(given))
-        for place, mask in places.items():
-            batch, size = sizes.get("B", 2), sizes[mask.axis]
-            shape = [(batch,), (batch, size), (batch, size, size), (batch, 1, 1, size)][rank - 1]
-            other = mask.model_copy(update={"form": form, "counts": True})
-            made[place] = other.example(shape, size, dtype, torch.Generator().manual_seed(0)).to(made[place].device)
+    places, entries = _places(target, given), _entries(given)
+    for others in zip(*(_other_forms(target, mask, list(places.values())) for mask in places.values()), strict=True):
+        made = dict(entries)
+        made |= {place: other.to(made[place].device) for place, other in zip(places, others, strict=True)}
         yield made if isinstance(given, Mapping) else tuple(made.values())
+
+
+def _other_forms(target: Signature, mask: Mask, masks: Sequence[Mask]) -> Iterator[torch.Tensor]:
+    """An old module's mask in each form that a new one may take it."""
+    sizes = target.sizes()
+    batch, size = sizes.get("B", 2), sizes[mask.axis]
+    for form, dtype, rank in (*_TABLES, *_LENGTHS) if all(one.form == "lengths" for one in masks) else _TABLES:
+        shape = [(batch,), (batch, size), (batch, size, size), (batch, 1, 1, size)][rank - 1]
+        other = mask.model_copy(update={"form": form, "counts": True})
+        yield other.example(shape, size, dtype, torch.Generator().manual_seed(0))
+
+
+def under_other_names(
+    found: Signature, target: Signature, inputs: object, given: object
+) -> Iterator[tuple[str, object]]:
+    """Calls of the new module that hand a mask, which it was not given, to an optional argument of another name.
+
+    Args:
+        found: Signature of the new module.
+        target: Signature of the old one.
+        inputs: The inputs of the old module.
+        given: The inputs on which the new module was captured.
+
+    Yields:
+        The name of the argument, those that are called masks first, and the call by keyword.
+    """
+    old, own = _by_name(inputs, target), _by_name(given, found)
+    lost = [mask for mask in target.masks if isinstance(old.get(mask.argument), torch.Tensor) and not mask.shared]
+    if len(lost) != 1 or len(own) >= len(old) or any(mask.argument in own for mask in found.masks):
+        return
+    names = [one.name for one in found.parameters if one.takes_none and one.name not in own]
+    for name in sorted(names, key=lambda name: not _MASK_LIKE.search(name))[:_MOST_NAMES]:
+        for mask in (old[lost[0].argument], *_other_forms(target, lost[0], lost)):
+            yield name, {**own, name: mask}
+
+
+_MASK_LIKE = re.compile("mask|len|pad|valid")
+_MOST_NAMES = 8
+
+
+def _by_name(given: object, signature: Signature) -> dict[str, Any]:
+    """The inputs by the names of a module's arguments."""
+    if isinstance(given, Mapping):
+        return {name: value for name, value in given.items() if name in signature.arguments}
+    return dict(zip(signature.arguments, given if isinstance(given, tuple) else (given,), strict=False))
 
 
 def _entries(given: object) -> Mapping[str | int, torch.Tensor]:
