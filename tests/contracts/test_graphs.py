@@ -164,3 +164,27 @@ def test_a_mask_of_two_sentences_lists_no_edges():
 
     x, mask = torch.randn(2, 5), torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
     assert dims(aa.capture(Masked(), (mask, x)))[0] == "i64[B, N]"
+
+
+class Clouds(nn.Module):
+    """Points of several clouds beside the mean of their own cloud, as torch_geometric lists them; or these means."""
+
+    def __init__(self, width, *, pooled=False):
+        super().__init__()
+        self.layer, self.pooled = nn.Linear(5, width), pooled
+
+    def forward(self, x, batch):
+        y, clouds = self.layer(x), int(batch.max()) + 1
+        counted = torch.zeros(clouds).index_add(0, batch, torch.ones(len(batch)))
+        means = torch.zeros(clouds, y.shape[1]).index_add(0, batch, y) / counted[:, None]
+        return means if self.pooled else y + means[batch]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_points_of_several_clouds_are_nodes_without_edges(pooled):
+    points, batch = torch.randn(9, 5), torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2])
+    net = aa.adapt(Clouds(6, pooled=pooled), like=Clouds(4, pooled=pooled), inputs=(points, batch))
+    assert str(net.signature.outputs.leaves[0]) == ("f32[3, 4]" if pooled else "f32[N, 4]")
+    more = torch.randn(12, 5), torch.arange(12) * 3 // 12
+    torch.testing.assert_close(net(*more), net.adapters["output"](net.backbone(*more)))
+    net.verify().raise_if_failed()

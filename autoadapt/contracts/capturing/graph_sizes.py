@@ -10,6 +10,9 @@ import torch
 def graph_sizes(tensors: Sequence[torch.Tensor]) -> dict[str, int]:
     """How many nodes and edges a graph has; empty where no input `[2, E]` holds row indices of another input.
 
+    Points of several clouds, as torch_geometric lists them, are nodes without edges: another input holds the number of
+    the cloud of each row.
+
     Nodes are the first matrix, a floating one if there is any, that has neither 2 nor E rows: those of 2 rows are two
     sentences of token ids, those of E rows attributes of edges. Only if there is no other do matrices of E rows count,
     and floating ones of 2 rows where another input holds the graph number of each of these.
@@ -17,6 +20,8 @@ def graph_sizes(tensors: Sequence[torch.Tensor]) -> dict[str, int]:
     Example:
         >>> graph_sizes([torch.randn(5, 3), torch.tensor([[0, 1, 4], [1, 2, 0]])])
         {'N': 5, 'E': 3}
+        >>> graph_sizes([torch.randn(5, 3), torch.tensor([0, 0, 0, 1, 1])])
+        {'N': 5}
     """
     tables = sorted((one for one in tensors if one.dim() == 2), key=lambda one: not one.is_floating_point())
     two = any(len(one) == 2 and _graphs(one) for one in tensors if one.dim() == 1)
@@ -26,7 +31,9 @@ def graph_sizes(tensors: Sequence[torch.Tensor]) -> dict[str, int]:
             count = next((one for one in nodes if one != edges.shape[1]), nodes[0])
             if int(edges.min()) >= 0 and int(edges.max()) < count:
                 return {"N": count, "E": edges.shape[1]}
-    return {}
+    listed = {len(one) for one in tensors if graphs_told(one, 0)}
+    counts = (len(one) for one in tables if one.is_floating_point() and len(one) in listed)
+    return {"N": count} if (count := next(counts, 0)) else {}
 
 
 def lists_edges(tensor: torch.Tensor) -> bool:
