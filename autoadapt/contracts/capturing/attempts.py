@@ -23,7 +23,7 @@ from autoadapt.contracts.capturing.captures import capture_as_given
 from autoadapt.contracts.capturing.given_inputs import check_inputs
 from autoadapt.contracts.capturing.likely_masks import is_binary
 from autoadapt.contracts.capturing.masks import counts_by_name
-from autoadapt.contracts.capturing.other_masks import hides_nothing, masks_otherwise, under_other_names
+from autoadapt.contracts.capturing.other_masks import counted_instead, hides_nothing, masks_otherwise, under_other_names
 from autoadapt.contracts.capturing.other_ranks import other_ranks
 from autoadapt.contracts.capturing.read_inputs import is_read
 from autoadapt.contracts.signature import Signature
@@ -62,7 +62,15 @@ def capture_source(
     if isinstance(other, Signature):
         return _with_masks_renamed(other, target, inputs, first, captured)
     assert found is not None, "there are inputs to try"
-    raise _refused_everywhere(found, first)
+    raise _takes_lengths(target, first, captured) or _refused_everywhere(found, first)
+
+
+def _takes_lengths(target: Signature, given: object, captured: Callable[[object], Signature]) -> InputError | None:
+    """The refusal of a module that takes lengths in place of the old one's masks; None where it does not."""
+    for other in masks_otherwise(target, given, counted=True):
+        with contextlib.suppress(AdaptError):
+            return counted_instead(captured(other), target)
+    return None
 
 
 def _first_that_runs(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
-from autoadapt.contracts.signature import Mask, Signature
+from autoadapt.contracts.signature import Form, Mask, Signature
+from autoadapt.errors import InputError, Mismatch
 
 # Dimension letters: B batch, N tokens or samples.
 
-_TABLES = (
+_Forms: TypeAlias = Sequence[tuple[Form, torch.dtype, int]]
+
+_TABLES: _Forms = (
     ("truth", torch.bool, 2),
     ("added", torch.float32, 4),
     ("truth", torch.bool, 4),
@@ -20,7 +23,7 @@ _TABLES = (
     ("truth", torch.int64, 2),
     ("added", torch.float32, 2),
 )
-_LENGTHS = (("lengths", torch.int64, 1), ("lengths", torch.float32, 1))
+_LENGTHS: _Forms = (("lengths", torch.int64, 1), ("lengths", torch.float32, 1))
 """Form, dtype and number of axes of a mask: `[B]`, `[B, N]`, `[B, N, N]` or `[B, 1, 1, N]`."""
 
 
@@ -39,28 +42,37 @@ def hides_nothing(found: Signature, target: Signature, given: object) -> list[st
     return sorted((places & set(found.inputs.paths)) - own)
 
 
-def masks_otherwise(target: Signature, given: object) -> Iterator[object]:
+def masks_otherwise(target: Signature, given: object, *, counted: bool = False) -> Iterator[object]:
     """The inputs with the old module's masks in other forms; lengths only where all its masks are lengths.
 
     Args:
         target: Signature of the old module.
         given: Its inputs, as the new module is called with them.
+        counted: Only as lengths, whatever its masks are.
     """
     places, entries = _places(target, given), _entries(given)
-    for others in zip(*(_other_forms(target, mask, list(places.values())) for mask in places.values()), strict=True):
+    forms = _LENGTHS if counted else _forms(list(places.values()))
+    for others in zip(*(_other_forms(target, mask, forms) for mask in places.values()), strict=True):
         made = dict(entries)
         made |= {place: other.to(made[place].device) for place, other in zip(places, others, strict=True)}
         yield made if isinstance(given, Mapping) else tuple(made.values())
 
 
-def _other_forms(target: Signature, mask: Mask, masks: Sequence[Mask]) -> Iterator[torch.Tensor]:
-    """An old module's mask in each form that a new one may take it."""
+def _forms(masks: Sequence[Mask]) -> _Forms:
+    """The forms that masks may be brought to."""
+    return (*_TABLES, *_LENGTHS) if all(mask.form == "lengths" for mask in masks) else _TABLES
+
+
+def _other_forms(target: Signature, mask: Mask, forms: _Forms) -> Iterator[torch.Tensor]:
+    """An old module's mask in other forms, half of all samples hidden but of the first of several."""
     sizes = target.sizes()
     batch, size = sizes.get("B", 2), sizes[mask.axis]
-    for form, dtype, rank in (*_TABLES, *_LENGTHS) if all(one.form == "lengths" for one in masks) else _TABLES:
+    counting_BN = (torch.arange(size) < (size + 1) // 2).repeat(batch, 1)
+    counting_BN[: batch - 1][:1] = True
+    for form, dtype, rank in forms:
         shape = [(batch,), (batch, size), (batch, size, size), (batch, 1, 1, size)][rank - 1]
         other = mask.model_copy(update={"form": form, "counts": True})
-        yield other.example(shape, size, dtype, torch.Generator().manual_seed(0))
+        yield other.made(counting_BN, shape, dtype)
 
 
 def under_other_names(
@@ -83,12 +95,33 @@ def under_other_names(
         return
     names = [one.name for one in found.parameters if one.takes_none and one.name not in own]
     for name in sorted(names, key=lambda name: not _MASK_LIKE.search(name))[:_MOST_NAMES]:
-        for mask in (old[lost[0].argument], *_other_forms(target, lost[0], lost)):
+        for mask in (old[lost[0].argument], *_other_forms(target, lost[0], _forms(lost))):
             yield name, {**own, name: mask}
 
 
 _MASK_LIKE = re.compile("mask|len|pad|valid")
 _MOST_NAMES = 8
+
+
+def counted_instead(found: Signature, target: Signature) -> InputError | None:
+    """The refusal of a new module that takes lengths where the old one takes another mask; None where it does not.
+
+    Args:
+        found: Signature of the new module, on lengths.
+        target: Signature of the old one.
+    """
+    mask = next((mask for mask in target.masks if mask.argument in target.inputs.paths), None)
+    lengths = next((mask.argument for mask in found.masks if mask.form == "lengths"), None)
+    if mask is None or lengths is None:
+        return None
+    counts = f"{mask.argument} > -100" if mask.form == "added" else f"{mask.argument} == {int(mask.counts)}"
+    fault = Mismatch(
+        f"inputs.{lengths}",
+        f"{mask.argument} {target.inputs[mask.argument]}, which may hide any token",
+        f"{lengths} {found.inputs[lengths]}, which hides those behind others alone",
+        f"wrap the new module: {lengths} = ({counts}).sum(-1), if padding stands behind",
+    )
+    return InputError(f"{found.name} takes lengths where {target.name} takes a mask", [fault])
 
 
 def _by_name(given: object, signature: Signature) -> dict[str, Any]:
