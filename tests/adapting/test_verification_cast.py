@@ -139,3 +139,30 @@ def test_as_many_kinds_of_fault_are_tried_on_a_module_that_was_cast():
     kinds = {mutant.kind for mutant in mutants(adapted())}
     assert len(kinds) > 10
     assert {mutant.kind for mutant in mutants(adapted().half())} == kinds
+
+
+class Whole(nn.Module):
+    """Reads a backbone by a batch norm, whose weights torch does not take in float16 under autocast to bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.norm, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.norm(self.backbone(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float64, "f64"), (torch.bfloat16, "bf16"), (torch.float16, "f16")])
+def test_a_whole_model_that_was_cast_since_its_swap_is_verified_in_its_dtype(dtype, name):
+    contract = aa.capture(Whole().eval(), image())
+    model = aa.swap(Whole(), "backbone", nn.Conv2d(3, 5, 2, stride=2), inputs=image()).to(dtype)
+    report = aa.verify(model, contract)
+    assert report, str(report)
+    assert report["dtype"].detail == f"cast from f32 to {name} since it was built; the rows below are of {name}"
+    assert report["autocast"].outcome == ("not applicable" if name == "f16" else "passed")
+    assert "dtype" not in {check.name for check in aa.verify(model.float(), contract).checks}
+
+
+def test_a_whole_model_of_which_nothing_was_swapped_is_nobodys_cast():
+    model = Whole().eval()
+    assert not aa.verify(model.double(), aa.capture(Whole().eval(), image()))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from autoadapt.adapting.planning import Plan
 from autoadapt.adapting.verification.results import Check, failed
 from autoadapt.adapting.verification.sessions import Session
 from autoadapt.contracts.randomness import quiet, undisturbed
@@ -41,10 +44,12 @@ class Recast:
 def recast(session: Session) -> Recast | None:
     """Whether a module has another dtype than when its plan was made, and does not keep its contract in the old one.
 
-    Only a plan tells; of a module that is nobody's cast, another dtype than the contract's is a fault.
+    Only a plan tells, in a bigger model that of its first adapted part; of a module that is nobody's cast, another
+    dtype than the contract's is a fault.
     """
-    own = next((p.dtype for p in session.net.parameters() if p.is_floating_point()), None)
-    source = session.plan.source if session.plan is not None else None
+    part, plan = next(_planned(session.net), (session.net, None))
+    own = next((p.dtype for p in part.parameters() if p.is_floating_point()), None)
+    source = plan.source if plan is not None else None
     built = [spec for spec in (*source.inputs.leaves, *source.outputs.leaves) if spec.is_floating] if source else []
     if own is None or not built or own in {spec.torch_dtype.to_real() for spec in built}:
         return None
@@ -56,6 +61,13 @@ def recast(session: Session) -> Recast | None:
         return None
     unfit = _other_dtypes(session, own) if as_called is None else ()
     return Recast(built[0].dtype, own, kept, unfit)
+
+
+def _planned(net: nn.Module) -> Iterator[tuple[nn.Module, Plan]]:
+    """The parts that were built from a plan, the outermost first."""
+    for part in net.modules():
+        if isinstance(plan := getattr(part, "plan", None), Plan):
+            yield part, plan
 
 
 def as_cast(session: Session, inputs: object = None) -> Session:

@@ -60,7 +60,7 @@ class Session:
         self.net = net
         self.signature = signature
         self.device = next((p.device for p in net.parameters()), torch.device("cpu"))
-        self._seed, self._cast = seed, cast
+        self._seed, self.cast = seed, cast
         self.blamed: list[str] = []
         """Faults of the present check that the bare backbone has as well, and that are not the module's."""
         self.given = {} if inputs is None else _named_values(bind(net, inputs))
@@ -306,8 +306,8 @@ class Session:
         if not isinstance(inner, nn.Module) or self.plan is None:
             return None
         taken = with_masks_told(source_as_built(self.plan), self.plan.target)
-        taken = in_dtype(taken, self._cast) if self._cast is not None else taken
-        return Session(inner, taken, seed=self._seed, cast=self._cast)
+        taken = in_dtype(taken, self.cast) if self.cast is not None else taken
+        return Session(inner, taken, seed=self._seed, cast=self.cast)
 
     def excuse(self, run: Callable[[Session], object], reason: str) -> None:
         """Raise `NotApplicableError` where the bare backbone raises too; to be called when a check raised."""
