@@ -1,44 +1,23 @@
 """Kinds of modules: the class of each module that stands in no adapted part, and its settings.
 
 Tensors do not tell a sigmoid from none, nor a dilated convolution from a plain one, nor a scale of 0.5 from one of 2;
-classes and plain attributes do.
+classes and settings do.
 """
 
 from __future__ import annotations
 
-import re
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from autoadapt.errors import Mismatch, SavingError
+from autoadapt.saving.module_settings import Setting, held_by
 
-_OWN = {*vars(nn.Module()), "autoadapt_call", "inplace"}  # modes and calls are noted elsewhere
-LONGEST = 200
-"""Characters of a value; longer ones, as of tables, are not noted."""
-HARMLESS = r"[\w .+-]*"
-"""Texts that are neither code nor a path, which another machine may have elsewhere."""
 _REMEDY = "build the model as it was\nrestore(..., strict=False)      to have it nevertheless"
 _DROPS = ("Dropout", "DropPath", "StochasticDepth")
 """Classes that are an identity but in training, by the names that libraries give them."""
-
-
-class Setting(NamedTuple):
-    """A plain attribute of a module that differs from the one that was saved."""
-
-    path: str
-    name: str
-    saved: str
-    found: str
-
-    @property
-    def is_of_training(self) -> bool:
-        """Whether it counts in training alone, as it is known of layers of torch."""
-        return self.name in ("momentum", "dropout")
 
 
 def kinds_of(model: nn.Module, parts: Iterable[str]) -> dict[str, str]:
@@ -52,16 +31,17 @@ def kinds_of(model: nn.Module, parts: Iterable[str]) -> dict[str, str]:
 
 
 def settings_of(model: nn.Module, parts: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The plain attributes of the model and of each module below it, by path and name, as texts.
+    """The settings of the model and of each module below it, by path and name, as texts.
 
-    Numbers, texts but for paths, functions and sequences of these are plain; and so is what a class declares in
-    `__constants__`.
+    A config that several modules hold counts at the first of them.
 
     Args:
         model: A whole model.
         parts: Paths of modules that are left out, with all that is inside of them.
     """
-    found = {path: _settings(module) for path, module in _outside(model, parts) if not _is_identity(module)}
+    seen = set[int]()
+    told = ((path, held_by(module, seen)) for path, module in _outside(model, parts) if not _is_identity(module))
+    found = {path: {name: one.text for name, one in sorted(held.items())} for path, held in told}
     return {path: settings for path, settings in found.items() if settings}
 
 
@@ -85,32 +65,6 @@ def _is_identity(module: nn.Module) -> bool:
     return (named and not any(module.children())) or isinstance(module, nn.Identity)
 
 
-def _settings(module: nn.Module) -> dict[str, str]:
-    declared = {name: getattr(module, name, None) for name in getattr(module, "__constants__", ())}
-    values = {**declared, **vars(module)}
-    texts = {name: _text(value) for name, value in values.items() if isinstance(name, str) and name not in _OWN}
-    return {name: text for name, text in sorted(texts.items()) if text and len(text) <= LONGEST}
-
-
-def _text(value: object) -> str:
-    """A value, equal for equal ones; empty where it is not plain."""
-    match value:
-        case bool() | None:
-            return repr(value)
-        case int():
-            return repr(int(value))
-        case float():
-            return repr(int(value) if value.is_integer() else float(value))
-        case str():
-            return repr(str(value)) if re.fullmatch(HARMLESS, value) else ""
-        case tuple() | list():
-            texts = [_text(one) for one in value]
-            return f"({', '.join(texts)}{',' * (len(texts) == 1)})" if all(texts) else ""
-        case types.FunctionType() | types.BuiltinFunctionType():
-            return value.__qualname__
-    return ""
-
-
 def check_kinds(noted: Mapping[str, str], found: Mapping[str, str]) -> None:
     """Refuse a model with modules of other classes; a module that one of both lacks, such as a loss, is no fault.
 
@@ -128,7 +82,7 @@ def check_settings(
     found: Mapping[str, Mapping[str, str]],
     telling: Callable[[list[Setting]], list[Setting] | None],
 ) -> None:
-    """Refuse a model whose modules have other plain attributes, where these change what it returns.
+    """Refuse a model whose modules have other settings, where these change what it returns.
 
     What one of both lacks is no fault: it may have been set from outside.
 

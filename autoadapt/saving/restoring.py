@@ -86,8 +86,9 @@ def restore(
             the options of the backbone, which may be fetched or read then.
         strict: Refuse a backbone whose weights are not those that the adapters were fitted to, outputs of other
             values, and a `model` that has another class, such as another activation, where the saved one had a module,
-            or another plain attribute, such as a scale. Attributes that do not change what it returns in eval mode, to
-            inputs of the shapes of its last swap, are left out; where it cannot be run, `momentum` and `dropout` are.
+            or another plain attribute, such as a scale, also in a config that it holds. Those that do not change what
+            it returns in eval mode, to inputs of the shapes of its last swap, are left out; where it cannot be run,
+            `momentum` and dropouts are.
 
     Returns:
         The module as it was: weights, dtypes, modes, plain attributes; on the CPU, or where `new` is. Of a whole model

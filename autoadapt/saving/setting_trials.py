@@ -15,7 +15,7 @@ from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import TensorSpec
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import eval_copy
-from autoadapt.saving.module_kinds import HARMLESS, Setting
+from autoadapt.saving.module_settings import HARMLESS, Setting, held_by
 
 _SMALL = 64
 """Numbers up to here are tried, whatever the model has in their place."""
@@ -64,7 +64,7 @@ class _Trial:
             with undisturbed(0):
                 copied = eval_copy(self._model)
                 for one in settings:
-                    _put(copied.get_submodule(one.path), one)
+                    _put(copied.get_submodule(one.path), one, self._model.get_submodule(one.path))
                 given = [(text.rpartition("=")[0], _invented(text.rpartition("=")[2])) for text in self._call]
                 args = tuple(value for name, value in given if not name)
                 named = {name: value for name, value in given if name}
@@ -82,10 +82,12 @@ class _Trial:
         return {name: self._tensors[name].to(one.device, one.dtype, copy=True) for name, one in fit.items()}
 
 
-def _put(module: nn.Module, setting: Setting) -> None:
-    own = getattr(module, setting.name)
-    value = _harmless(ast.literal_eval(setting.saved), max([_SMALL, *(4 * abs(one) for one in _numbers(own))]))
-    vars(module)[setting.name] = list(value) if isinstance(own, list) else value
+def _put(module: nn.Module, setting: Setting, original: nn.Module) -> None:
+    own = held_by(module)[setting.name]
+    if own.holder is held_by(original)[setting.name].holder:
+        raise ValueError(f"{setting.name} is in a config that cannot be copied")
+    most = max([_SMALL, *(4 * abs(one) for one in _numbers(own.value))])
+    own.put(_harmless(ast.literal_eval(setting.saved), most))
 
 
 def _harmless(value: Any, most: float) -> Any:

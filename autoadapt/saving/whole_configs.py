@@ -12,7 +12,7 @@ from autoadapt.contracts.facts import first_fault, interruptible
 from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.files.reading import one_line, read_json, read_text
 from autoadapt.saving.folder_configs import Frozen, checksum
-from autoadapt.saving.module_kinds import LONGEST
+from autoadapt.saving.module_settings import LONGEST
 from autoadapt.swapping.folding import Folding
 from autoadapt.swapping.passes import Handing
 
@@ -67,7 +67,7 @@ class WholeConfig(Frozen):
     kinds: dict[str, str] = Field(default_factory=dict)
     """Classes of the modules outside of the parts, by path; none in folders of earlier versions."""
     settings: dict[str, dict[str, Annotated[str, Field(max_length=LONGEST)]]] = Field(default_factory=dict)
-    """Their plain attributes, by path and name."""
+    """Their settings, by path and name."""
     tied: dict[str, str] = Field(default_factory=dict)
     """Tensors that are the same memory as another one, in the parts too: name -> the first name."""
     apart: tuple[str, ...] = ()

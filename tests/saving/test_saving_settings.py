@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -168,3 +172,100 @@ def test_a_trial_leaves_the_model_and_the_weights_as_they_are(tmp_path):
 def test_a_path_on_another_machine_is_no_difference(tmp_path):
     model = saved(tmp_path, path="/data/one.pt")
     assert torch.equal(restored(tmp_path, path="/home/two.pt").eval()(X), model(X))
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a head reads when it runs, and what it does not."""
+
+    scale: float = 2.0
+    mode: str = "mean"
+    name_or_path: str = "one"
+    hidden_dropout: float = 0.1
+    labels: dict[int, str] = field(default_factory=lambda: {0: "cat", 1: "dog"})
+    _commit: str = "a"
+    itself: list[Any] = field(default_factory=list)
+    """Holds the config, as those of some libraries do."""
+
+
+CONFIGS = {
+    "dataclass": lambda config: config,
+    "namespace": lambda config: SimpleNamespace(**vars(config)),
+    "dict": lambda config: dict(vars(config)),
+    "list": lambda config: [SimpleNamespace(head=dict(vars(config)))],
+}
+
+
+class Configured(nn.Module):
+    """A network whose modules all hold one config, as those of transformers do, and read it when they run."""
+
+    def __init__(self, form="dataclass", slope=0.1, **changes):
+        super().__init__()
+        self.stem, self.form = nn.Conv2d(3, 8, 4, stride=4), form
+        self.act = functools.partial(F.leaky_relu, negative_slope=slope)
+        self.config = CONFIGS[form](replace(Config(), **changes))
+        if form == "dataclass":
+            self.config.itself.append(self.config)
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 1))
+        self.body.config = self.config
+
+    def forward(self, x):
+        config = self.body.config[0].head if self.form == "list" else self.body.config
+        read = config.get if isinstance(config, dict) else functools.partial(getattr, config)
+        x = self.act(self.body(self.stem(x))) * read("scale")
+        return x.mean((2, 3)) if read("mode") == "mean" else x.amax((2, 3))
+
+
+def saved_configured(folder, form):
+    torch.manual_seed(1)
+    model = aa.swap(Configured(form), "stem", nn.Conv2d(3, 5, 2, stride=2), inputs=X).eval()
+    aa.save(model, folder)
+    return model
+
+
+def restored_configured(folder, form, **changes):
+    return aa.restore(folder, nn.Conv2d(3, 5, 2, stride=2), model=Configured(form, **changes))
+
+
+@pytest.mark.parametrize("form", CONFIGS)
+def test_of_configs_what_changes_the_outputs_is_refused_and_nothing_else(tmp_path, form):
+    model = saved_configured(tmp_path, form)
+    for changes, where in (({"scale": 0.5}, "scale"), ({"mode": "max", "hidden_dropout": 0.5}, "mode")):
+        with pytest.raises(aa.SavingError, match="in 1 places") as raised:
+            restored_configured(tmp_path, form, **changes)
+        assert raised.value.mismatches[0].where == f"config.{'0.head.' if form == 'list' else ''}{where}"
+    others = {"name_or_path": "two", "hidden_dropout": 0.5, "labels": {0: "horse", 1: "cow"}, "_commit": "b"}
+    made = restored_configured(tmp_path, form, **others)
+    assert torch.equal(made.eval()(X), model(X))
+
+
+def test_another_argument_that_is_bound_to_a_function_is_refused(tmp_path):
+    saved_configured(tmp_path, "dict")
+    with pytest.raises(aa.SavingError, match="works otherwise") as raised:
+        restored_configured(tmp_path, "dict", slope=0.3)
+    (fault,) = raised.value.mismatches
+    assert (fault.where, fault.expected) == ("act", "partial(leaky_relu, negative_slope=0.1)")
+
+
+def test_a_config_of_many_modules_is_noted_once_and_private_entries_are_not(tmp_path):
+    saved_configured(tmp_path, "dataclass")
+    noted = json.loads((tmp_path / "model.json").read_text())["settings"]
+    assert noted[""]["config.labels.0"] == "'cat'"
+    assert not any("config" in name for path, names in noted.items() if path for name in names)
+    assert not any("_commit" in name or "itself" in name for name in noted[""])
+
+
+class Single(SimpleNamespace):
+    """A config that is its own copy."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def test_a_config_that_is_not_copied_is_not_tried_and_stays_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setitem(CONFIGS, "single", lambda config: Single(**vars(config)))
+    saved_configured(tmp_path, "single")
+    fresh = Configured("single", name_or_path="two")
+    with pytest.raises(aa.SavingError, match="in 1 places"):
+        aa.restore(tmp_path, nn.Conv2d(3, 5, 2, stride=2), model=fresh)
+    assert fresh.config.name_or_path == "two"
