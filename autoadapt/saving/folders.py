@@ -58,7 +58,8 @@ def save(net: nn.Module, folder: str | Path, *, adapters_only: bool = False, che
     report names what was left.
 
     Args:
-        net: The adapted module, or the bigger model after `swap`; it is not changed.
+        net: The adapted module, or the bigger model after `swap`; it is not changed. What torch, timm and MMEngine put
+            around a model in training (compiled, parallel, averaged weights) is taken off.
         folder: Made where it does not exist.
         adapters_only: Save no weights of the backbone, only a checksum of them; of an adapted module alone.
         check: Run a copy once on invented inputs and note what comes out, which `restore` compares.

@@ -11,20 +11,37 @@ from autoadapt.errors import Mismatch, SavingError
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
-    """A module without `torch.compile` and parallel wrappers.
+    """A module without `torch.compile`, parallel wrappers and those that average weights.
 
     Raises:
         SavingError: It is no module.
     """
     check_module(net, "net", SavingError)
     inner = uncompiled(net)
-    while isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        inner = uncompiled(inner.module)
+    while _is_wrapper(inner):
+        inner = uncompiled(inner.get_submodule("module"))
     return inner
 
 
+def _is_wrapper(net: nn.Module) -> bool:
+    """Whether a module is of a class, or of one below it, that runs its `module` and does nothing else."""
+    return isinstance(getattr(net, "module", None), nn.Module) and any(
+        kind.__name__ in names and kind.__module__.partition(".")[0] == package
+        for kind in type(net).__mro__
+        for package, names in _WRAPPERS.items()
+    )
+
+
+_WRAPPERS = {
+    "torch": ("DataParallel", "DistributedDataParallel", "AveragedModel"),
+    "timm": ("ModelEmaV2", "ModelEmaV3"),
+    "mmengine": ("BaseAveragedModel",),
+}
+"""Classes that training puts around a model, which they call `module`, by package."""
+
+
 def adapted_inside(net: nn.Module, verb: str) -> AdaptedModule:
-    """The adapted module itself, without `torch.compile` and parallel wrappers.
+    """The adapted module itself, without `torch.compile`, parallel wrappers and those that average weights.
 
     Args:
         net: What the caller gave.

@@ -281,8 +281,9 @@ def test_another_process_restores_it_once_it_is_told_whose_classes_may_be_import
 
 def test_wrappers_of_training_are_taken_off(tmp_path):
     net = small()
-    parallel = nn.DataParallel(net)
-    for wrapped in (torch.compile(net, backend="eager"), parallel, torch.compile(parallel, backend="eager")):
+    parallel, averaged = nn.DataParallel(net), torch.optim.swa_utils.AveragedModel(net)
+    compiled = torch.compile(net, backend="eager")
+    for wrapped in (compiled, parallel, torch.compile(parallel, backend="eager"), averaged, nn.DataParallel(averaged)):
         aa.save(wrapped, tmp_path)
         assert torch.equal(aa.restore(tmp_path, new=Plain())(image())["c4"], net(image())["c4"])
 

@@ -350,3 +350,34 @@ def test_weights_of_a_fresh_model_that_are_one_become_two_where_two_were_saved(t
     again = aa.restore(tmp_path, model=Net())
     assert again.again.weight is not again.head.weight
     assert torch.equal(again(X), model(X))
+
+
+class Gated(nn.Module):
+    """Runs its `module`, and something of its own: no wrapper of training."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x).sigmoid()
+
+
+def test_averaged_weights_of_a_whole_model_are_saved_as_that_model(tmp_path) -> None:
+    model_ema = pytest.importorskip("timm.utils.model_ema")
+    model = aa.swap(nn.Sequential(nn.Conv2d(3, 8, 2, stride=2), nn.Flatten()), "0", nn.Conv2d(3, 5, 2, 2), inputs=X)
+
+    def fresh() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 2, stride=2), nn.Flatten())
+
+    for wrap in (torch.optim.swa_utils.AveragedModel, model_ema.ModelEmaV2, model_ema.ModelEmaV3):
+        averaged = wrap(model)
+        aa.save(averaged, tmp_path / wrap.__name__)
+        again = aa.restore(tmp_path / wrap.__name__, nn.Conv2d(3, 5, 2, 2), model=fresh())
+        assert torch.equal(again(X), averaged(X))
+    gated = Gated(model)
+    aa.save(gated, tmp_path / "gated")
+    with pytest.raises(aa.SavingError, match="not the one that was saved"):
+        aa.restore(tmp_path / "gated", nn.Conv2d(3, 5, 2, 2), model=fresh())
+    again = aa.restore(tmp_path / "gated", nn.Conv2d(3, 5, 2, 2), model=Gated(fresh()))
+    assert torch.equal(again(X), gated(X))
