@@ -16,6 +16,7 @@ from autoadapt.adapting.building import AdaptedModule, edits
 from autoadapt.adapting.layers import resample
 from autoadapt.adapting.operations import (
     Cast,
+    Flip,
     Hide,
     Lead,
     Operation,
@@ -248,6 +249,8 @@ def _undone(
             return einops.rearrange(value, f"{arranged} -> {source}", **merged)
         case Hide():
             return value
+        case Flip(axes=axes):
+            return value.flip(axes)
         case Resize() | Pool():
             return resized(value, before.shape(sizes)[2:])
         case Resample(first=first, step=by):

@@ -6,6 +6,7 @@ COLOURS = {
     "drop": "bright_black",
     "take": "bright_black",
     "rearrange": "blue",
+    "flip": "blue",
     "mean": "yellow",
     "pool": "green",
     "resize": "cyan",

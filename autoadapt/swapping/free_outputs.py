@@ -6,7 +6,7 @@ import functools
 import operator
 from collections.abc import Collection, Sequence
 
-from autoadapt.adapting.operations import Cast, DropPrefix, Operation, Rearrange, Take, Thin
+from autoadapt.adapting.operations import Cast, DropPrefix, Flip, Operation, Rearrange, Take, Thin
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.contracts.signature import Signature, TensorSpec
 
@@ -43,7 +43,7 @@ def _behind(source: Signature, read: Sequence[str]) -> int:
 
 def _is_free(step: Operation) -> bool:
     """Whether a step only hands on what is there."""
-    return isinstance(step, (Cast, DropPrefix, Rearrange, Take, Thin))
+    return isinstance(step, (Cast, DropPrefix, Flip, Rearrange, Take, Thin))
 
 
 def _has_the_meaning(route: Route, target: Signature, wanted: Sequence[str]) -> bool:

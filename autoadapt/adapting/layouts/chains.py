@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from autoadapt.adapting.layouts.arranging import arranged
 from autoadapt.adapting.layouts.assigning import Assignment, Refusal, assign
@@ -19,9 +20,9 @@ from autoadapt.adapting.layouts.factors import POINTS, Factored, factored, size_
 from autoadapt.adapting.layouts.one_channel import with_one_channel
 from autoadapt.adapting.layouts.placing import misplaced
 from autoadapt.adapting.layouts.regridding import regridded, with_projection
-from autoadapt.adapting.operations import Cast, DropPrefix, Lead, Operation, Rearrange, Take
+from autoadapt.adapting.operations import Cast, DropPrefix, Flip, Lead, Operation, Rearrange, Take
 from autoadapt.contracts.dims import Dim
-from autoadapt.contracts.signature import TensorSpec
+from autoadapt.contracts.signature import Centres, TensorSpec
 
 
 def chain(
@@ -40,6 +41,8 @@ def chain(
     have = factored(source) if isinstance(source, TensorSpec) else source
     have, target = with_leading_told(have, target)
     spec = have.spec
+    if (spec.dims, _reversed(spec)) != (target.dims, _reversed(target)) and (*_reversed(spec), *_reversed(target)):
+        return _turned(have, target, project=project)
     learned = spec.is_floating and target.is_floating and "feature" in (spec.role, target.role)
     want = factored(target)
     if None in (spec.map_axis, target.map_axis) and len(spec.dims) == len(target.dims):
@@ -76,6 +79,30 @@ def chain(
         return cast
     steps = arranged(assigned, project=forced)
     return steps if isinstance(steps, Refusal) else (*drops, *steps, *cast)
+
+
+def _reversed(spec: TensorSpec) -> tuple[Centres, ...]:
+    return tuple(one for one in spec.centres if one.reversed)
+
+
+_NO_FLIP = Flip(axes=())
+
+
+def _turned(have: Factored, target: TensorSpec, *, project: bool) -> tuple[Operation, ...] | Refusal:
+    """A chain whose source or target lists cells in reverse: between them they stand as in the input."""
+    flips = [_flip(have.spec), _flip(target)]
+    if None in flips:
+        return Refusal("it lists cells from the last to the first, beside others on one axis")
+    before, behind = (one for one in flips if one is not None)
+    rest = chain(replace(have, spec=before.gives(have.spec)), behind.gives(target), project=project)
+    return rest if isinstance(rest, Refusal) else tuple(step for step in (before, *rest, behind) if step != _NO_FLIP)
+
+
+def _flip(spec: TensorSpec) -> Flip | None:
+    """The step that lists reversed cells as they stand in the input; None where they share an axis with others."""
+    places = [[axis for axis, dim in enumerate(spec.dims) if one.axis in dim.axes] for one in _reversed(spec)]
+    alone = all(len(found) == 1 and len(spec.dims[found[0]].axes) == 1 for found in places)
+    return Flip(axes=tuple(sorted(axes[0] for axes in places))) if alone and spec.merged is None else None
 
 
 def _drops(have: Factored) -> tuple[DropPrefix, ...]:

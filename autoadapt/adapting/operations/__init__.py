@@ -1,6 +1,6 @@
 """Operations: everything that an adapter may do, one class for each, as listed in `closed_set`."""
 
-from autoadapt.adapting.operations.axes import Rearrange
+from autoadapt.adapting.operations.axes import Flip, Rearrange
 from autoadapt.adapting.operations.channels import (
     FEATURE_CHANNELS,
     Channels,
@@ -29,6 +29,7 @@ __all__ = [
     "Copy",
     "Counted",
     "DropPrefix",
+    "Flip",
     "Hide",
     "Lead",
     "Mean",

@@ -76,5 +76,35 @@ class Rearrange(BaseOperation):
         return node
 
 
+class Flip(BaseOperation):
+    """Reverse the order of cells along axes."""
+
+    says: ClassVar[str] = "reverses the order of cells"
+    converts: ClassVar[Conversion | None] = "layout"
+    takes_any: ClassVar[bool] = True
+    op: Literal["flip"] = "flip"
+    axes: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"flip {self.label}"
+
+    @property
+    def label(self) -> str:
+        return f"{'axes' if len(self.axes) > 1 else 'axis'} {', '.join(map(str, self.axes))}"
+
+    def made_of(self, spec: TensorSpec) -> TensorSpec:
+        turned = frozenset[str]().union(*(spec.dims[axis].axes for axis in self.axes))
+        centres = [
+            one.model_copy(update={"reversed": not one.reversed}) if one.axis in turned else one for one in spec.centres
+        ]
+        return super().made_of(spec).model_copy(update={"centres": tuple(centres)})
+
+    def stays_contiguous(self, before: bool) -> bool:
+        return True
+
+    def node(self, node: fx.Node, spec: TensorSpec, graph: Writer) -> fx.Node:
+        return graph.put("call_method", "flip", node, self.axes)
+
+
 def _product(names: Sequence[str], known: Mapping[str, Dim]) -> Dim:
     return math.prod((known[name] for name in names), start=Dim(1))

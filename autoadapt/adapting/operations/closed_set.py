@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from autoadapt.adapting.operations.axes import Rearrange
+from autoadapt.adapting.operations.axes import Flip, Rearrange
 from autoadapt.adapting.operations.channels import Channels, Native, Ones, Project, Renormalize
 from autoadapt.adapting.operations.masking import Hide, Remask
 from autoadapt.adapting.operations.points import Recover, Thin
@@ -18,6 +18,7 @@ Operation: TypeAlias = Annotated[
     DropPrefix
     | Take
     | Rearrange
+    | Flip
     | Mean
     | Hide
     | Lead

@@ -8,6 +8,7 @@ from autoadapt.adapting.operations import (
     Cast,
     Copy,
     DropPrefix,
+    Flip,
     Mean,
     Operation,
     Pool,
@@ -53,7 +54,7 @@ def _after(step: Operation, held: Held) -> Held | None:
         return None if isinstance(step, Project) else held
     axis, is_mean = held.axis, held.what == "probabilities" and not held.on
     match step:
-        case Cast() | Copy():
+        case Cast() | Copy() | Flip():
             return held
         case Rearrange(pattern=pattern) if not held.on:
             left, right = axis_groups(pattern)

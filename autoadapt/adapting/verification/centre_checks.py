@@ -45,9 +45,9 @@ def known_axes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) -> di
         if signature.outputs[route.target].leading > route.specs[0].leading:
             continue  # tokens that are stretched over leading ones, as the plan says
         followed = {axis for dim in route.specs[0].dims for axis in dim.axes}
-        have = followed & {one.axis for one in route.specs[0].centres}
+        have = followed & {one.axis for one in route.specs[0].centres if not one.reversed}
         for one in signature.outputs[route.target].centres:
-            if one.axis in have and read.get(one.axis) == sizes[one.axis]:
+            if not one.reversed and one.axis in have and read.get(one.axis) == sizes[one.axis]:
                 found.setdefault(one.axis, []).append(route.target)
     return found
 

@@ -277,7 +277,7 @@ def _turned_squares(session: Session, copied: nn.Module) -> list[Mismatch]:
 
 
 def _mirrored(session: Session, ends: _Ends, expected: _Ends) -> dict[tuple[str, int], str]:
-    """Maps that are upside down, or have left and right swapped, at both sizes.
+    """Maps that are upside down, or have left and right swapped, where the contract has not, at both sizes.
 
     Args:
         session: The verification.
@@ -287,15 +287,14 @@ def _mirrored(session: Session, ends: _Ends, expected: _Ends) -> dict[tuple[str,
     Returns:
         For each output and axis, the end at which the corner should appear.
     """
-    dims = {path: spec.dims for path, spec in session.signature.outputs.items()}
-    wanted = {
-        (path, axis): {frozenset("H"): False, frozenset("W"): True}.get(dims[path][axis].axes) for path, axis in ends
-    }
-    return {
-        place: _NAMES[right]
-        for place, right in wanted.items()
-        if right is not None and expected.get(place) == ends[place] != right
-    }
+    specs = dict(session.signature.outputs.items())
+    wanted: dict[tuple[str, int], bool] = {}
+    for path, axis in ends:
+        along, centres = specs[path].dims[axis].axes, specs[path].centres
+        for name, right in (("H", False), ("W", True)):
+            if along == {name}:
+                wanted[path, axis] = right != any(one.reversed for one in centres if one.axis == name)
+    return {place: _NAMES[right] for place, right in wanted.items() if expected.get(place) == ends[place] != right}
 
 
 _Ends: TypeAlias = Mapping[tuple[str, int], bool]

@@ -23,16 +23,19 @@ class Cells:
     count: int
     coarsest: Fraction = field(default=Fraction(1), compare=False)
     """The largest step of any map that they were computed from; where a decoder joins maps, the finest decides."""
+    reversed: bool = False
+    """Whether the last one is listed first; `first` and `step` do not tell that."""
 
     def read(self, *, start: Fraction | int, step: Fraction | int, count: int) -> Cells:
         """The cells of a result: the first lies `start` cells behind the first one here, each next one `step` cells."""
         if step == 1 and not start and count == self.count:
             return self  # the commonest case, and fractions are slow
+        start = self.count - 1 - start - (count - 1) * step if self.reversed else start
         first = self.first + self.step * start if start else self.first
         if step == 1:
-            return Cells(first, self.step, count, self.coarsest)
+            return Cells(first, self.step, count, self.coarsest, self.reversed)
         made = self.step * step
-        return Cells(first, made, count, max(made, self.coarsest))
+        return Cells(first, made, count, max(made, self.coarsest), self.reversed)
 
     def grouped(self, count: int) -> Cells:
         """The same extent divided into another number of equal cells."""
@@ -71,6 +74,21 @@ def listing_axes(grid: Grid, shape: Sequence[int], among: Iterable[int]) -> tupl
             if axes := _found(among, shape, {name: grid[name].count for name in names}):
                 return axes, cells
     return {}, cells
+
+
+def whole_axes(grid: Grid, shape: Sequence[int]) -> dict[int, str]:
+    """Which axes of a tensor list all cells of which input axes, also where columns stand before rows.
+
+    Args:
+        grid: The cells of the tensor, by input axis.
+        shape: Its shape.
+    """
+    axes, _ = listing_axes(grid, shape, range(len(shape)))
+    found = {axis: name for axis, name in axes.items() if grid[name].count == shape[axis]}
+    for name in grid.keys() - found.values():
+        fitting = [axis for axis, size in enumerate(shape) if size == grid[name].count and axis not in found]
+        found |= {fitting[0]: name} if len(fitting) == 1 else {}
+    return found
 
 
 def _found(among: Sequence[int], shape: Sequence[int], wanted: Mapping[str, Fraction | int]) -> dict[int, str]:

@@ -101,7 +101,7 @@ def _centres(
         count = int(factor.evaluate(sizes)) if name in grid else 0
         if count > 0 and (count == grid[name].count or grid[name].is_regrouped(count)):
             cells = grid[name].grouped(count)
-            found[name] = Centres(axis=name, first=float(cells.first), step=float(cells.step))
+            found[name] = Centres(axis=name, first=float(cells.first), step=float(cells.step), reversed=cells.reversed)
     return tuple(found[name] for name in sorted(found))
 
 

@@ -21,7 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoadapt.contracts.capturing.by_tensor import ByTensor
-from autoadapt.contracts.capturing.cell_axes import Cells, Grid, listing_axes
+from autoadapt.contracts.capturing.cell_axes import Cells, Grid, listing_axes, whole_axes
 from autoadapt.contracts.capturing.class_tokens import class_tokens_followed
 from autoadapt.contracts.capturing.end_tokens import end_tokens_followed
 from autoadapt.contracts.capturing.merging import TURNING, merging_followed
@@ -119,6 +119,8 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 grid = self._moved(_SPATIAL[name], given[0], output, named)
             elif name in _ALONG:
                 grid = self._along(_ALONG[name], named, output, number)
+            elif name in _REVERSING:
+                grid = self._flipped(given[0], _REVERSING[name](named))
             elif name in _TRANSFORMS:
                 axes, known = listing_axes(self.grid(given[0]), given[0].shape, range(given[0].dim()))
                 mixed = {axes.get(axis % given[0].dim()) for axis in named["dim"]}
@@ -158,6 +160,12 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return rest
         return known | {axes[axis]: rule(known[axes[axis]], number, named, output.shape[axis])}
 
+    def _flipped(self, read: torch.Tensor, flipped: Sequence[int]) -> Grid:
+        """Reversing the order along some axes."""
+        known, axes = dict(self.grid(read)), whole_axes(self.grid(read), read.shape)
+        names = [axes[axis] for axis in (one % read.dim() for one in flipped) if axis in axes]
+        return known | {name: replace(known[name], reversed=not known[name].reversed) for name in names}
+
     def _kept(self, grids: Sequence[Grid], output: torch.Tensor, *, mixes: bool) -> Grid:
         """The cells of the first tensor that is read, as of a residual stream; of concatenated tensors the mean.
 
@@ -171,8 +179,9 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             alike = [cells for cells in fitting if (cells.count, cells.step) == (fitting[0].count, fitting[0].step)]
             finest = min(cells.coarsest for cells in alike)
             alike = [cells for cells in alike if cells.coarsest == finest]
+            back = all(cells.reversed for cells in alike)
             mean = sum((cells.first for cells in alike), Fraction(0)) / len(alike)
-            found[name] = replace(alike[0], first=mean) if mixes else alike[0]
+            found[name] = replace(alike[0], first=mean, reversed=back) if mixes else replace(alike[0], reversed=back)
         return found
 
 
@@ -358,5 +367,11 @@ _ALONG: dict[str, _Rule | None] = {
 _TRANSFORMS = frozenset({"_fft_r2c", "_fft_c2c", "_fft_c2r"})
 """Fourier transforms: frequencies lie at no place of the input."""
 
-_MOVING = frozenset({*_SPATIAL, *_ALONG, *_PRODUCTS, *_TRANSFORMS, "cat", "stack"})
+_REVERSING: dict[str, Callable[[Mapping[str, Any]], Sequence[int]]] = {
+    "flip": lambda named: named["dims"],
+    "rot90": lambda named: ([], named["dims"][1:], named["dims"], named["dims"][:1])[named["k"] % 4],
+}
+"""Operations that reverse axes, and the axes that they do; the rest of what a quarter turn does is seen by sizes."""
+
+_MOVING = frozenset({*_SPATIAL, *_ALONG, *_PRODUCTS, *_TRANSFORMS, *_REVERSING, "cat", "stack"})
 """Operations that may move cells even if the shape stays the same."""

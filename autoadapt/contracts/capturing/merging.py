@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import torch
 
-from autoadapt.contracts.capturing.cell_axes import Grid, listing_axes
+from autoadapt.contracts.capturing.cell_axes import Grid, whole_axes
 from autoadapt.contracts.capturing.followers import Follower, Made
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature import Merged, Part
@@ -77,12 +77,7 @@ def _kept(made: Made[Listed]) -> Listed | None:
 
 def _axes_of(tensor: torch.Tensor, grid: Callable[[torch.Tensor], Grid]) -> Listed:
     """What each axis of a tensor lists; only axes with as many entries as there are cells count as cells."""
-    cells = grid(tensor)
-    axes, _ = listing_axes(cells, tensor.shape, range(tensor.dim()))
-    found = {axis: name for axis, name in axes.items() if cells[name].count == tensor.shape[axis]}
-    for name in cells.keys() - found.values():  # as where columns stand before rows
-        fitting = [axis for axis, size in enumerate(tensor.shape) if size == cells[name].count and axis not in found]
-        found |= {fitting[0]: name} if len(fitting) == 1 else {}
+    found = whole_axes(grid(tensor), tensor.shape)
     return tuple(((size, found.get(axis, "")),) for axis, size in enumerate(tensor.shape))
 
 

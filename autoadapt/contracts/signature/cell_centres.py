@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from pydantic import Field
+
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.facts import MadeByHand
 from autoadapt.errors import Mismatch, SignatureError
@@ -30,14 +32,16 @@ class Centres(Frozen):
     """Centre of the first cell: the middle of the window that it sees."""
     step: float
     """From one centre to the next."""
+    reversed: bool = Field(default=False, exclude_if=lambda told: not told)
+    """Whether the last cell is listed first, as behind `flip`."""
 
     def __str__(self) -> str:
-        return f"{self.first:g} + {self.step:g} i"
+        return f"{self.first:g} + {self.step:g} i{' reversed' * self.reversed}"
 
     @property
     def in_full(self) -> str:
         """The same with all digits, and the axis."""
-        return f"{in_digits(self.first)} + {in_digits(self.step)} i along {self.axis}"
+        return f"{in_digits(self.first)} + {in_digits(self.step)} i along {self.axis}{' reversed' * self.reversed}"
 
 
 def spatial_axes(dims: Iterable[Dim]) -> list[str]:
@@ -50,7 +54,7 @@ def in_digits(value: float) -> str:
     return f"{value:.17g}" if float(f"{value:.12g}") != value else f"{value:.12g}"
 
 
-_CENTRES = re.compile(r"\s*(?P<first>-?[\d.e+-]+) \+ (?P<step>[\d.e+-]+) i(?: along (?P<axis>\w+))?\s*")
+_CENTRES = re.compile(r"(?P<first>[\d.e+-]+) \+ (?P<step>[\d.e+-]+) i(?: along (?P<axis>\w+))?(?P<back> reversed)?")
 
 
 def read_centres(text: str, dims: Sequence[Dim]) -> tuple[Centres, ...]:
@@ -62,7 +66,7 @@ def read_centres(text: str, dims: Sequence[Dim]) -> tuple[Centres, ...]:
     read: dict[str, Centres] = {}
     axes = spatial_axes(dims)
     for part in text.split(","):
-        found = _CENTRES.fullmatch(part)
+        found = _CENTRES.fullmatch(part.strip())
         named = [found["axis"]] if found and found["axis"] else axes
         try:
             if found is None or not set(named) <= set(axes):
@@ -70,7 +74,7 @@ def read_centres(text: str, dims: Sequence[Dim]) -> tuple[Centres, ...]:
             first, step = float(found["first"]), float(found["step"])
             if not (math.isfinite(first) and 0 < step < math.inf):
                 raise ValueError
-            read |= {axis: Centres(axis=axis, first=first, step=step) for axis in named}
+            read |= {axis: Centres(axis=axis, first=first, step=step, reversed=bool(found["back"])) for axis in named}
         except ValueError:
             fault = Mismatch(f"centres {text}", "centres first + step i along axis", part, '"centres 43 + 8 i"')
             raise SignatureError(f"{text!r} does not tell where cells lie", [fault]) from None

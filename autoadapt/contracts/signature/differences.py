@@ -82,13 +82,13 @@ def _points(spec: TensorSpec) -> str:
 
 
 def _moved_cells(path: str, expected: TensorSpec, found: TensorSpec) -> list[Mismatch]:
-    """Axes whose cells lie more than half a step from the expected ones, or another step apart."""
+    """Axes whose cells lie more than half a step from the expected ones, another step apart, or in reverse order."""
     other = {one.axis: one for one in found.centres}
     pairs = [(one, other[one.axis]) for one in expected.centres if one.axis in other]
     return [
         Mismatch(f"{path}, cells along {left.axis}", f"pixels {left}", f"pixels {right}", "resample at the old centres")
         for left, right in pairs
-        if 2 * abs(left.first - right.first) > left.step or left.step != right.step
+        if 2 * abs(left.first - right.first) > left.step or (left.step, left.reversed) != (right.step, right.reversed)
     ]
 
 

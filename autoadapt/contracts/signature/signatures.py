@@ -370,7 +370,7 @@ def _refuse_large(path: str | FilePath, read: Signature) -> None:
 def _unusual(spec: TensorSpec) -> str:
     """The centres that are unusual: whose first is neither 0, as with padded stems, nor the middle of a patch."""
     told: dict[str, list[str]] = {}
-    for one in (one for one in spec.centres if one.first not in (0, (one.step - 1) / 2)):
+    for one in (one for one in spec.centres if one.reversed or one.first not in (0, (one.step - 1) / 2)):
         told.setdefault(str(one), []).append(one.axis)
     return ", ".join(f"{centres} along {' and '.join(axes)}" for centres, axes in told.items())
 

@@ -48,7 +48,7 @@ _LONG_NAMES = {str(dtype).removeprefix("torch."): name for dtype, name in _DTYPE
 _SPEC = re.compile(
     r"^\s*(?:torch\.)?(?P<dtype>\w+)\s*\[(?P<dims>.*)\]\s*(?P<role>(?!(?:in|axis|centres|depth|share|class|first|last|leading|points|rows|norm|probabilities|never|between)\b)[a-z]\w*)?\s*"
     r"(?:in (?P<cells>columns|unknown|HTW|HWT|TWH|WTH) order)?\s*(?:(?P<trailing>\d+) last)?\s*"
-    r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
+    r"(?:centres (?P<centres>[^=\]]*? i(?: along \w+)?(?: reversed)?)\b)?\s*(?:depth (?P<depth>\d+(?:\.\d+)?)\b)?\s*"
     r"(?:share (?P<share>[01](?:\.\d+)?)\b)?\s*"
     r"(?P<class_token>class token)?\s*(?:(?P<end_token>first|last) token)?\s*"
     r"(?:leading (?P<leading>\d+)\b)?\s*"
@@ -222,7 +222,7 @@ class TensorSpec(Frozen):
 
     def _known(self) -> Iterator[str]:
         """The texts of the fields that `==` does not compare."""
-        told = {one.in_full.partition(" along ")[0] for one in self.centres}
+        told = {one.in_full.replace(f" along {one.axis}", "") for one in self.centres}
         if len(told) == 1 and [one.axis for one in self.centres] == spatial_axes(self.dims):
             yield f"centres {told.pop()}"
         elif self.centres:
