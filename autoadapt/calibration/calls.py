@@ -14,6 +14,7 @@ from autoadapt.adapting.planning import Plan
 from autoadapt.contracts.capturing.arguments import Arguments
 from autoadapt.contracts.capturing.meant_inputs import meant_code
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.instances import dtype_of
 from autoadapt.contracts.trees import flatten, path_texts
 
 
@@ -74,7 +75,7 @@ def meant_batches(model: nn.Module, arguments: Arguments) -> str:
     first = next(iter(arguments.values.values()))
     if len(arguments.values) > 1 or not isinstance(first, torch.Tensor):
         return ""
-    dtype = _dtype_of(model)
+    dtype = dtype_of(model)
     if first.dtype == dtype:
         code = meant_code(model, first)
     else:
@@ -84,12 +85,8 @@ def meant_batches(model: nn.Module, arguments: Arguments) -> str:
 
 def cast_like(old: nn.Module, new: nn.Module) -> str:
     """The cast with which the weights of both models are of one dtype, as code; empty where they are."""
-    dtype = _dtype_of(old)
-    return "" if _dtype_of(new) == dtype else f"net.to({dtype})  # as the old model is"
-
-
-def _dtype_of(model: nn.Module) -> torch.dtype:
-    return next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.get_default_dtype())
+    dtype = dtype_of(old)
+    return "" if dtype_of(new) == dtype else f"net.to({dtype})  # as the old model is"
 
 
 def _are_images(values: Sequence[object]) -> bool:

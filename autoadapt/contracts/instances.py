@@ -106,6 +106,22 @@ def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
             yield from (one for one in kept.values() if one is not None)
 
 
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The dtype of the first floating-point parameter; torch's default without any."""
+    return next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.get_default_dtype())
+
+
+def paths_above(path: str) -> list[str]:
+    """The paths of the modules around a module, the outermost first.
+
+    Example:
+        >>> paths_above("layer1.0.conv")
+        ['layer1', 'layer1.0']
+    """
+    parts = path.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
 def plain_tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
     """Unregistered tensors: those in attributes of all submodules, also in lists, tuples and dicts.
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from autoadapt.contracts.instances import paths_above
+
 
 @dataclass(frozen=True)
 class PlainModule:
@@ -61,8 +63,8 @@ def kept_parts(model: nn.Module, members: Iterable[nn.Module]) -> list[str]:
 
 def registering(model: nn.Module, path: str) -> str:
     """The code that registers the module at a path through a plain attribute; empty for any other path."""
-    parts = path.replace("[", ".[").split(".")
-    wanted = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
+    marked = path.replace("[", ".[")
+    wanted = [*paths_above(marked), marked]
     found = (one for one in plain_modules(model) if f"{one.owner}.{one.attribute}".lstrip(".") in wanted)
     return next((one.registered for one in found), "")
 

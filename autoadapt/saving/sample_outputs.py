@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification.sessions import Session, said
+from autoadapt.contracts.instances import dtype_of
 from autoadapt.contracts.randomness import quiet
 from autoadapt.contracts.signature import dtype_name
 from autoadapt.contracts.unfit import off_the_meta_device
@@ -40,7 +40,7 @@ def _witness(net: AdaptedModule, noted: Mapping[str, int] | None) -> Witness:
     axes = net.signature.axes
     is_legal = noted is not None and noted.keys() == axes.keys() and all(noted[name] in axes[name] for name in axes)
     sizes = dict(noted) if noted is not None and is_legal else session.at(B=1)
-    own = _dtype(net)
+    own = dtype_of(net)
     wanted = None if own in {spec.torch_dtype for spec in net.signature.inputs.leaves} else own
     try:
         with quiet():
@@ -52,10 +52,6 @@ def _witness(net: AdaptedModule, noted: Mapping[str, int] | None) -> Witness:
         fault = Mismatch("a run on invented inputs", "outputs", said(error), "check=False")
         raise AdaptError("the module does not run on invented inputs", [fault]) from error
     return Witness(sizes=sizes, leaves={path: _leaf(tensor) for path, tensor in leaves.items()})
-
-
-def _dtype(net: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _leaf(tensor: torch.Tensor) -> Leaf:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from autoadapt.contracts.instances import paths_above
 from autoadapt.contracts.plain_modules import registering, replace_plain
 from autoadapt.errors import Mismatch, SwapError, nearest
 
@@ -108,8 +109,7 @@ def _refuse_scripts(model: nn.Module, places: list[Place]) -> None:
     """
     faults = []
     for place in places:
-        parts = place.path.split(".")
-        above = [".".join(parts[:i]) for i in range(len(parts) + 1)]
+        above = ["", *paths_above(place.path), place.path]
         script = next((p for p in above if isinstance(model.get_submodule(p), torch.jit.ScriptModule)), None)
         if script is not None:
             found = f"a ScriptModule at `{script}`" if script else "a ScriptModule"

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.building import AdaptedModule
+from autoadapt.contracts.capturing.devices import device_of
+from autoadapt.contracts.instances import dtype_of
 from autoadapt.contracts.trees import flatten
 from autoadapt.errors import Mismatch
 
@@ -64,7 +66,7 @@ def find_surface(
         elif isinstance(function, FunctionType):
             surface.methods[name] = function
         elif isinstance(value, (torch.dtype, torch.device)):
-            surface.properties[name] = _dtype if isinstance(value, torch.dtype) else _device
+            surface.properties[name] = dtype_of if isinstance(value, torch.dtype) else device_of
         else:
             surface.values[name] = value
     return surface, faults
@@ -113,14 +115,6 @@ def _items(value: Any) -> Sequence[Any]:
             return value
         case _:
             return ()
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def _fault(path: str, name: str, why: str, through: str) -> Mismatch:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
+from autoadapt.contracts.instances import paths_above
+
 Pattern: TypeAlias = str | re.Pattern[str]
 """Dotted segments (`stage2`), a glob (`head.*`, `stage{2..4}.*`), `re:` and a regex, or a compiled regex."""
 
@@ -91,20 +93,15 @@ def merged(names: Iterable[str], among: Iterable[str] | None = None) -> list[str
     return _ranges(list(dict.fromkeys(_shortest(name, whole) for name in chosen)))
 
 
-def _prefixes(name: str) -> list[str]:
-    segments = name.split(".")
-    return [".".join(segments[:count]) for count in range(1, len(segments))]
-
-
 def _whole_modules(chosen: Sequence[str], among: Iterable[str]) -> set[str]:
-    inside = {prefix for name in chosen for prefix in _prefixes(name)}
+    inside = {prefix for name in chosen for prefix in paths_above(name)}
     members = set(chosen)
-    broken = {prefix for name in among if name not in members for prefix in _prefixes(name)}
+    broken = {prefix for name in among if name not in members for prefix in paths_above(name)}
     return inside - broken
 
 
 def _shortest(name: str, whole: set[str]) -> str:
-    return next((f"{prefix}.*" for prefix in _prefixes(name) if prefix in whole), name)
+    return next((f"{prefix}.*" for prefix in paths_above(name) if prefix in whole), name)
 
 
 def _ranges(names: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from autoadapt.adapting.pairings import Source, from_shallow_to_deep, is_counted
 from autoadapt.adapting.planning.plans import CutCost, InputRoute, Plan, Tap
 from autoadapt.adapting.planning.train_outputs import eval_only_outputs
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.instances import paths_above
 from autoadapt.contracts.signature import Gathering, InnerOutput, Signature, TensorSpec
 
 
@@ -190,7 +191,7 @@ def cut_beside(source: Signature, read: Collection[str], late: Collection[str]) 
         Their paths; none where the capture did not trace dependencies.
     """
     tapped = {output.module for output in source.inner if output.name in read}
-    running = {module for tap in tapped for module in (tap, *_modules_above(tap))}
+    running = {module for tap in tapped for module in (tap, *paths_above(tap))}
     behind = dict(zip(source.outputs.paths, source.output_weights, strict=False))
     behind |= {output.name: output.weights for output in source.inner if output.name in read}
     if not read or not all(behind.get(name) for name in read):
@@ -199,12 +200,7 @@ def cut_beside(source: Signature, read: Collection[str], late: Collection[str]) 
     held = {output.module: output.held for output in source.inner if output.holds}
     unused = [module for module, own in held.items() if not own & needed and module not in running]
     known = {*unused, *late}
-    return tuple(one for one in unused if one not in late and known.isdisjoint(_modules_above(one)))
-
-
-def _modules_above(path: str) -> Iterable[str]:
-    parts = path.split(".")
-    return (".".join(parts[:i]) for i in range(1, len(parts)))
+    return tuple(one for one in unused if one not in late and known.isdisjoint(paths_above(one)))
 
 
 def costs_of(modules: Iterable[str], inner: Sequence[InnerOutput], batch: int) -> dict[str, CutCost]:

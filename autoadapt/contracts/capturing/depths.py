@@ -13,6 +13,7 @@ from torch import nn
 
 from autoadapt.contracts.capturing.dataflow import Behind, Dataflow, Key, Node
 from autoadapt.contracts.dims import Dim
+from autoadapt.contracts.instances import paths_above
 from autoadapt.contracts.layer_kinds import COUNTED
 from autoadapt.contracts.signature import InnerOutput, TensorSpec, Values
 
@@ -324,7 +325,7 @@ def _blocks(module: nn.Module, nodes: Sequence[Node], places: Sequence[Place | N
     held: dict[str, set[float]] = {}
     for node, place in zip(nodes, places, strict=True):
         if place is not None and layers.get(node.key[0], 0) >= 2:
-            for above in _above(node.key[0]):
+            for above in paths_above(node.key[0]):
                 held.setdefault(above, set()).add(place.octaves)
     plain = {path for path, inner in module.named_modules() if type(inner) is nn.Sequential}
     called = {node.key[0] for node in nodes}  # a ModuleList is never called itself
@@ -334,7 +335,7 @@ def _blocks(module: nn.Module, nodes: Sequence[Node], places: Sequence[Place | N
         return path in called and layers[path] >= 2 and not whole and not (path in held and path in plain)
 
     blocks = {path for path in layers if path and is_block(path)}
-    blocks -= {path for path in blocks if not blocks.isdisjoint(_above(path))}
+    blocks -= {path for path in blocks if not blocks.isdisjoint(paths_above(path))}
     found = [(i, place) for i, place in enumerate(places) if place is not None and nodes[i].key[0] in blocks]
     have = {place.octaves for _, place in found}
     single = [
@@ -343,14 +344,9 @@ def _blocks(module: nn.Module, nodes: Sequence[Node], places: Sequence[Place | N
         if place is not None
         and layers[nodes[i].key[0]] == 1
         and place.octaves not in have
-        and blocks.isdisjoint(_above(nodes[i].key[0]))
+        and blocks.isdisjoint(paths_above(nodes[i].key[0]))
     ]
     return sorted([*(i for i, _ in found), *single])
-
-
-def _above(path: str) -> list[str]:
-    parts = path.split(".")
-    return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
 def argument_that_dilates(module: nn.Module) -> str:

@@ -22,6 +22,11 @@ def on_meta_device(module: nn.Module) -> bool:
     return any(tensor.is_meta for tensor in tensors_of(module))
 
 
+def is_dear(module: nn.Module, multiply_adds: float) -> bool:
+    """Whether a module has no values to run on, or real passes of so many multiply-adds together take too long."""
+    return on_meta_device(module) or takes_long(device_of(module), multiply_adds)
+
+
 def takes_long(device: torch.device, multiply_adds: float) -> bool:
     """Whether real passes of so many multiply-adds together take too long on a device."""
     return multiply_adds > MOST_MULTIPLY_ADDS.get(device.type, _ELSEWHERE)

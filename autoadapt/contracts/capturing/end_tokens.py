@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from autoadapt.contracts.capturing.followers import Follower, Made
+from autoadapt.contracts.capturing.followers import Follower, Made, shared
 from autoadapt.contracts.dims import Dim
 
 End: TypeAlias = Literal["first", "last"]
@@ -25,14 +25,9 @@ def end_tokens_followed(tokens: Callable[[torch.Tensor], Collection[int]]) -> Fo
     """
 
     def picked(made: Made[End]) -> End | None:
-        return (_picked(made, tokens) if made.named else None) or _alone(made)
+        return (_picked(made, tokens) if made.named else None) or shared(made)
 
-    return Follower(dict.fromkeys(("select", "slice", "index", "gather"), picked), _alone)
-
-
-def _alone(made: Made[End]) -> End | None:
-    told = {*made.told}
-    return told.pop() if len(told) == 1 else None
+    return Follower(dict.fromkeys(("select", "slice", "index", "gather"), picked), shared)
 
 
 def _picked(made: Made[End], tokens: Callable[[torch.Tensor], Collection[int]]) -> End | None:

@@ -36,6 +36,12 @@ class Made(Generic[T]):
 Rule: TypeAlias = Callable[[Made[T]], T | None]
 
 
+def shared(made: Made[T]) -> T | None:
+    """The fact about all given tensors, where they share one."""
+    told = {*made.told}
+    return told.pop() if len(told) == 1 else None
+
+
 class Follower(Generic[T]):
     """Follows one kind of fact about tensors.
 

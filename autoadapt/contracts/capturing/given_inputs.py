@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from autoadapt.contracts.instances import dtype_of
 from autoadapt.contracts.trees import Opaque, flatten
 from autoadapt.errors import CaptureError, Mismatch
 
@@ -165,5 +166,4 @@ def _tensor(module: nn.Module, array: np.ndarray[Any, Any]) -> torch.Tensor:
     except (TypeError, ValueError) as error:
         fault = Mismatch("`inputs`", "an array of numbers", f"dtype {array.dtype}", 'array.astype("float32")')
         raise CaptureError("an array has a dtype that torch has not", [fault]) from error
-    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
-    return made.to(own) if made.dtype == torch.float64 else made
+    return made.to(dtype_of(module)) if made.dtype == torch.float64 else made

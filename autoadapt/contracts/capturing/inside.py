@@ -11,6 +11,7 @@ from torch import nn
 from autoadapt.contracts.capturing.classifier_heads import read_by_heads
 from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.capturing.probing import Observation
+from autoadapt.contracts.instances import paths_above
 from autoadapt.contracts.layer_kinds import COUNTED, multiply_adds
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.signature import InnerOutput, TensorSpec, tap_name
@@ -125,8 +126,7 @@ def _layer_counts(named: Mapping[str, nn.Module]) -> Counter[str]:
     found: Counter[str] = Counter()
     for path, module in named.items():
         if isinstance(module, COUNTED):
-            parts = path.split(".")
-            found.update(".".join(parts[: i + 1]) for i in range(len(parts)))
+            found.update([*paths_above(path), path])
     return found
 
 
@@ -134,9 +134,8 @@ def _parameter_counts(module: nn.Module) -> Counter[str]:
     """The number of values of all parameters in each module."""
     found: Counter[str] = Counter()
     for path, parameter in module.named_parameters():
-        parts = path.split(".")[:-1]
-        for i in range(len(parts)):
-            found[".".join(parts[: i + 1])] += parameter.numel()
+        for above in paths_above(path):
+            found[above] += parameter.numel()
     return found
 
 
@@ -145,15 +144,12 @@ def _parameters_held(module: nn.Module) -> dict[str, int]:
     bits = {id(parameter): 1 << i for i, parameter in enumerate(module.parameters())}
     found: dict[str, int] = {}
     for path, parameter in module.named_parameters(remove_duplicate=False):
-        parts = path.split(".")[:-1]
-        for i in range(len(parts)):
-            above = ".".join(parts[: i + 1])
+        for above in paths_above(path):
             found[above] = found.get(above, 0) | bits[id(parameter)]
     return found
 
 
 def _nesting(named: Mapping[str, nn.Module], path: str) -> int:
     """The number of modules around a module, without plain containers."""
-    parts = path.split(".")
-    above = [named[".".join(parts[:i])] for i in range(1, len(parts))]
-    return sum(type(module) not in (nn.Sequential, nn.ModuleList, nn.ModuleDict) for module in above)
+    plain = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return sum(type(named[above]) not in plain for above in paths_above(path))

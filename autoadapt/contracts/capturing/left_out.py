@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
-from autoadapt.contracts.capturing.devices import device_of, on_meta_device, takes_long
+from autoadapt.contracts.capturing.devices import is_dear
 from autoadapt.contracts.capturing.hiding import others
 from autoadapt.contracts.capturing.probing import Work
 from autoadapt.contracts.capturing.refusals import part_of, tensor_names
@@ -37,7 +37,7 @@ def refuse_left_out(module: nn.Module, arguments: Arguments, work: Work) -> None
     """
     tree, tensors = flatten(arguments.values)
     left = dict(_left_out(tree, arguments.values, {id(tensor) for tensor in tensors}))
-    if not left or on_meta_device(module) or takes_long(device_of(module), 3 * work.multiply_adds):
+    if not left or is_dear(module, 3 * work.multiply_adds):
         return
     again = Arguments(rebuild(tree, tensors), arguments.positional)
     given, made, repeated = (_outputs(module, call) for call in (arguments, again, arguments))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
-from autoadapt.contracts.capturing.devices import device_of, on_meta_device, takes_long
+from autoadapt.contracts.capturing.devices import device_of, is_dear
 from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.hiding import others
 from autoadapt.contracts.capturing.likely_masks import may_hide
@@ -51,7 +51,8 @@ class LookingAhead:
         tensors = [self._shown(path, tensor) for path, tensor in zip(path_texts(tree), tensors, strict=True)]
         axis, rows = self._tokens(tensors)
         listed = {i: places for i, dims in enumerate(outputs) if (places := _samples_and_tokens(dims, axis))}
-        if not rows or not listed or self._is_dear() or self._hides_some(tensors, axis):
+        is_costly = is_dear(self.module, self.work.multiply_adds * 3)
+        if not rows or not listed or is_costly or self._hides_some(tensors, axis):
             return None
         device = device_of(self.module)
         size = self.axes.example[axis]
@@ -101,9 +102,6 @@ class LookingAhead:
         rows = zip(tensors, self.axes.names, strict=True)
         masks = [self._repeated(one, row, 1) for one, row in rows if axis in row and may_hide(one) and not one.is_meta]
         return any(bool((one != one.flatten()[0]).any()) for one in masks)
-
-    def _is_dear(self) -> bool:
-        return on_meta_device(self.module) or takes_long(device_of(self.module), self.work.multiply_adds * 3)
 
 
 def _samples_and_tokens(dims: Sequence[Dim], axis: str) -> tuple[int, int] | None:

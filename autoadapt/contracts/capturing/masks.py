@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments, parameters_of
-from autoadapt.contracts.capturing.devices import device_of, on_meta_device, takes_long
+from autoadapt.contracts.capturing.devices import is_dear
 from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.hiding import Trial, tokens_of
 from autoadapt.contracts.capturing.likely_masks import is_added, is_table, may_be_lengths
@@ -118,9 +118,7 @@ class Masks:
         return [[Mask(argument=name, axis=axis, counts=one) for one in (usual, not usual)] for name, usual in known]
 
     def _is_dear(self) -> bool:
-        """Whether there are no values to run on, or the runs take too long."""
-        work = self.work.multiply_adds * RUNS
-        return on_meta_device(self.module) or takes_long(device_of(self.module), work)
+        return is_dear(self.module, self.work.multiply_adds * RUNS)
 
 
 _COUNTING, _HIDING = (

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
-from autoadapt.contracts.capturing.devices import device_of, on_meta_device, takes_long
+from autoadapt.contracts.capturing.devices import is_dear
 from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.inner_leaves import InnerKey
 from autoadapt.contracts.capturing.ordering import is_block, listen
@@ -150,9 +150,7 @@ class PointAxes:
         return self.is_fixed and position is not None and POINT.isdisjoint(self.axes.shapes({})[position][1:])
 
     def _is_dear(self) -> bool:
-        """Whether there are no values to run on, or a run takes too long."""
-        work = self.work.multiply_adds * CLOUDS
-        return on_meta_device(self.module) or takes_long(device_of(self.module), work)
+        return is_dear(self.module, self.work.multiply_adds * CLOUDS)
 
     def _cloud(self) -> int | None:
         """The index of the input that is a cloud or a sequence: the first with the axes `B`, `C` and `N`."""

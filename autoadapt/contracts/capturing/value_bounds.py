@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoadapt.contracts.capturing.followers import Follower, Made, Rule
+from autoadapt.contracts.capturing.followers import Follower, Made, Rule, shared
 from autoadapt.contracts.signature import Bound
 
 
@@ -13,7 +13,7 @@ def value_bounds_followed() -> Follower[Bound]:
     """
     made = {name: _always(bound) for bound, names in _MADE.items() for name in names}
     made |= dict.fromkeys(CLAMPING, _clamped)
-    return Follower({**dict.fromkeys(_KEEPING, _kept), **made}, _always(None))
+    return Follower({**dict.fromkeys(_KEEPING, shared), **made}, _always(None))
 
 
 def _always(bound: Bound | None) -> Rule[Bound]:
@@ -24,12 +24,6 @@ def _clamped(made: Made[Bound]) -> Bound | None:
     """The bound of `clamp` and the like, where they cut off at 0 or above."""
     least = made.named.get("min", made.named.get("min_val"))
     return "never negative" if isinstance(least, int | float) and least >= 0 else None
-
-
-def _kept(made: Made[Bound]) -> Bound | None:
-    """The bound of all given tensors, where they share one."""
-    told = {*made.told}
-    return told.pop() if len(told) == 1 else None
 
 
 _MADE: dict[Bound, tuple[str, ...]] = {

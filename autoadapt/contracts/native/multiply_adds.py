@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from autoadapt.contracts.caches import OutsideCaches, apart
+from autoadapt.contracts.instances import dtype_of
 from autoadapt.contracts.meta_device import on_the_meta_device
 from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.views import eval_copy, on_meta
@@ -25,8 +26,7 @@ def multiply_adds_at(module: nn.Module, size: Sequence[int], channels: int) -> i
         576
     """
     copied = eval_copy(module, on_meta)
-    dtype = next((p.dtype for p in copied.parameters() if p.is_floating_point()), torch.float32)
-    image = torch.empty((1, channels, *size), device="meta", dtype=dtype)
+    image = torch.empty((1, channels, *size), device="meta", dtype=dtype_of(copied))
     counting = _Counting()
     try:
         with undisturbed(None), on_the_meta_device(module, OutsideCaches(copied)), counting:
