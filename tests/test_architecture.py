@@ -78,8 +78,6 @@ INSIDE = {
         "coarse_steps",
         "asked_options",
         "layouts",
-        "streams",
-        "trunks",
         "taps",
         "aligning",
         "refusals",

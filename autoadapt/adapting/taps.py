@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple, TypeAlias
 
 from autoadapt.adapting.layouts import factored
-from autoadapt.adapting.streams import with_streams
-from autoadapt.adapting.trunks import without_branches
 from autoadapt.contracts.signature import InnerOutput, TensorSpec
 
 Strides: TypeAlias = tuple[tuple[str, Fraction], ...]
@@ -47,12 +47,12 @@ def block_boundaries(inner: Sequence[InnerOutput], sizes: Mapping[str, int]) -> 
         output.name: known.get(output.spec, ()) for output in inner if output.layers <= trunk or not output.parent
     }
     places = _Places(strides_of, _steady(inner, known))
-    groups = without_branches({strides: _full_grids(outputs, sizes) for strides, outputs in by_strides.items()})
+    groups = _without_branches({strides: _full_grids(outputs, sizes) for strides, outputs in by_strides.items()})
     most = sum(output.layers for output in inner if not output.parent and output.path == "output") // 2
     found = []
     for strides, outputs in groups.items():
         streams = [output for output in read if _strides(output.spec) == strides]
-        level = with_streams(_boundaries(outputs, places, most), streams)
+        level = _with_streams(_boundaries(outputs, places, most), streams)
         found += _with_listed(level, outputs)
     return sorted((_out_of_its_row(output, inner) for output in found), key=lambda output: output.finished)
 
@@ -259,3 +259,103 @@ def _alike(blocks: list[InnerOutput]) -> list[InnerOutput]:
     if kinds[common] < 4:
         return blocks
     return [block for block in blocks if block.kind == common or block is blocks[-1]]
+
+
+def _without_branches(groups: Mapping[Strides, Sequence[InnerOutput]]) -> dict[Strides, Sequence[InnerOutput]]:
+    """Feature maps by stride, without those of side branches, where others of their stride are in the trunk.
+
+    The trunk is all parameters behind one map: of those that depend on layers of the coarsest stride, the map that
+    depends on most parameters. A map of a side branch depends on parameters outside of the trunk, and on no layer of a
+    coarser stride; so top-down paths, and parallel branches that are fused repeatedly, are in the trunk. At the
+    coarsest stride all maps are.
+
+    Args:
+        groups: Inner outputs by stride.
+    """
+    every = [output for outputs in groups.values() for output in outputs]
+    if not all(output.weights for output in every):
+        return dict(groups)
+    held = {_cell(strides): _held(outputs) for strides, outputs in groups.items()}
+    coarsest = max((cells for cells, own in held.items() if own), default=0)
+    trunk = max((one.behind for one in every if one.behind & held.get(coarsest, 0)), key=int.bit_count, default=0)
+    found = dict(groups)
+    for strides, outputs in groups.items():
+        if _cell(strides) < coarsest:
+            coarser = functools.reduce(operator.or_, (own for cells, own in held.items() if cells > _cell(strides)))
+            kept = [output for output in outputs if output.output or _leads_on(output, trunk, coarser)]
+            found[strides] = kept if any(output.layers for output in kept) else outputs
+    return found
+
+
+def _leads_on(output: InnerOutput, trunk: int, coarser: int) -> bool:
+    return not output.behind & ~trunk or bool(output.behind & coarser)
+
+
+def _held(outputs: Iterable[InnerOutput]) -> int:
+    """The parameters of single layers, as bits."""
+    layers = (output.held for output in outputs if not output.parent)
+    return functools.reduce(operator.or_, layers, 0)
+
+
+def _cell(strides: Strides) -> Fraction | int:
+    """Input cells for each cell."""
+    return math.prod(stride for _, stride in strides)
+
+
+def _with_streams(level: Sequence[InnerOutput], read: Sequence[InnerOutput]) -> list[InnerOutput]:
+    """The ends of blocks of one stride, where streams that modules read replace outputs that are only branches.
+
+    A block whose output a later one reads unchanged ends with that output. The outputs of others, such as the two in
+    `x = attend(x) + x; x = forward(x) + x`, are residual branches; the stream behind them is what the next block reads.
+    The sum behind the last branch is missing where a function reads it, and no module.
+
+    Args:
+        level: The outputs of blocks of the stride, in the order in which they finish.
+        read: The streams of that stride that modules read.
+    """
+    branches = _branches(level, read)
+    if branches or any(block.is_branch for block in level):
+        kept = [block for block in level if block not in branches]
+        return sorted([*kept, *read], key=lambda output: output.finished)
+    wrapped = [one for one in read if any(_is_element(one.module, block.module) for block in level)]
+    return sorted([*level, *wrapped], key=lambda output: output.finished)
+
+
+def _branches(level: Sequence[InnerOutput], read: Sequence[InnerOutput]) -> list[InnerOutput]:
+    """The blocks whose outputs are branches.
+
+    These are blocks in a list whose elements read a stream, unless a later module reads their output unchanged; and
+    those with a sum behind them that is read after all lists, as by a norm or a head.
+    """
+    lists, behind = {_list_of(one.module) for one in read} - {""}, [one for one in read if not _list_of(one.module)]
+    return [
+        block
+        for block in level
+        if (_list_of(block.module) in lists and not block.read_on)
+        or (block.is_branch and _is_summed(block, read))
+        or (_list_of(block.module) and not block.read_on and _is_summed(block, behind))
+    ]
+
+
+def _is_summed(block: InnerOutput, read: Sequence[InnerOutput]) -> bool:
+    """Whether a later stream of the same dims depends on all parameters that a block's output depends on."""
+    later = (one for one in read if one.finished > block.finished and one.spec.dims == block.spec.dims)
+    return any(not block.behind & ~one.behind for one in later)
+
+
+def _list_of(path: str) -> str:
+    """The path of the list whose element a module is, the outermost of nested ones; empty where it is in none.
+
+    Example:
+        >>> _list_of("layers.3.1"), _list_of("net.norm")
+        ('layers', '')
+    """
+    parts = path.split(".")
+    while parts and parts[-1].isdigit():
+        parts.pop()
+    return ".".join(parts) if len(parts) < len(path.split(".")) else ""
+
+
+def _is_element(path: str, whole: str) -> bool:
+    """Whether a module is in a list inside of another module."""
+    return path.startswith(f"{whole}.") and any(part.isdigit() for part in path[len(whole) :].split("."))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import operator
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +20,7 @@ from autoadapt.adapting.building.forward_arguments import (
     default_of,
     further_of,
     handed_on,
+    is_allowed,
     may_be_absent,
     plain_entries,
     shared_entries,
@@ -27,7 +28,6 @@ from autoadapt.adapting.building.forward_arguments import (
     where_axis,
     without_entries,
 )
-from autoadapt.adapting.building.variable_names import as_identifier, variable_names
 from autoadapt.adapting.coarse_steps import coarse_step
 from autoadapt.adapting.operations import Project
 from autoadapt.adapting.planning import Plan, Route
@@ -60,7 +60,7 @@ def adapter_names(plan: Plan) -> dict[str, Route]:
     names: dict[str, Route] = {}
     taken = nn.ModuleDict()
     for route in plan.routes:
-        name = as_identifier(route.target)
+        name = _as_identifier(route.target)
         while name in names or hasattr(taken, name) or keyword.iskeyword(name):
             name += "_"
         names[name] = route
@@ -82,7 +82,7 @@ class _Emitter:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.graph = fx.Graph()
-        self._names = variable_names(plan)
+        self._names = _variable_names(plan)
         self._name = self.module = ""
         self._head: fx.Node | None = None
         self._sizes: dict[str, fx.Node] = {}
@@ -324,3 +324,27 @@ class _Emitter:
                 return self.graph.call_function(constructor, (), dict(zip(map(str, keys), children, strict=True)))
             case _:
                 return self.graph.call_function(constructor, (dict(zip(keys, children, strict=True)),))
+
+
+def _variable_names(plan: Plan) -> dict[str, str]:
+    """The variable name of each output, by path: its own name, or its number, such as `level_0` or `output_1`.
+
+    Outputs that would have the same name get their whole path instead.
+    """
+    specs = dict(plan.target.outputs.items())
+    levels = all(spec.is_floating and len(spec.dims) > 3 for spec in specs.values())
+    names = {path: _short_name(path, "level" if levels else "output") for path in specs}
+    counts = Counter(names.values())
+    return {path: name if counts[name] == 1 else f"output_{_as_identifier(path)}" for path, name in names.items()}
+
+
+def _short_name(path: str, kind: str) -> str:
+    parts = path.split(".")
+    texts = [i for i, part in enumerate(parts) if not part.isdigit()]
+    name = _as_identifier("_".join(parts[texts[-1] :] if texts else [kind, *parts]))
+    return name if is_allowed(name) else f"{kind}_{name}"
+
+
+def _as_identifier(text: str) -> str:
+    """A text with underscores in place of characters that no identifier may have."""
+    return "".join(char if char.isalnum() or char == "_" else "_" for char in text) or "_"

@@ -19,16 +19,16 @@ from autoadapt.adapting.building.forward_arguments import further_of
 from autoadapt.adapting.building.graphs import adapter_names, graph_of, learned_steps
 from autoadapt.adapting.building.kept_attributes import RECIPES, copy_facts, filtered_call, recipe
 from autoadapt.adapting.building.layer_sizes import refuse_large_layers
-from autoadapt.adapting.building.native_views import read_natively
 from autoadapt.adapting.building.printing import print_graph
 from autoadapt.adapting.building.stems import with_stems
-from autoadapt.adapting.operations import Project
+from autoadapt.adapting.operations import Native, Project
 from autoadapt.adapting.planning import Plan, Route
 from autoadapt.adapting.verification import Verification, verify
 from autoadapt.contracts.capturing.regions import HOOKS, callers_hooks
 from autoadapt.contracts.capturing.told_statistics import statistics_reader
 from autoadapt.contracts.closures import Closures
-from autoadapt.contracts.signature import Signature, Statistics, TensorSpec
+from autoadapt.contracts.native import lift_of, tables_of
+from autoadapt.contracts.signature import Signature, Statistics, TensorSpec, image_of
 from autoadapt.contracts.views import (
     aliased,
     copy_module,
@@ -239,7 +239,7 @@ def built(new: nn.Module, plan: Plan, *, like: nn.Module | None = None, share: b
     check_type(share, bool, "share", "share=False", BuildError)
     refuse_large_layers(new, plan)
     backbone = view(new) if share else duplicate(new)
-    read_natively(backbone, plan)
+    _read_natively(backbone, plan)
     plan = with_stems(backbone, tapped(backbone, plan))
     reference = next((p for p in backbone.parameters() if p.is_floating_point()), torch.empty(0))
     adapters = nn.ModuleDict()
@@ -338,3 +338,28 @@ def _restored(plan: Plan, modules: Mapping[str, nn.Module | None]) -> AdaptedMod
     net._modules.update(modules)
     net.__dict__["_plan"] = plan
     return net
+
+
+def _read_natively(view: nn.Module, plan: Plan) -> None:
+    """Let a view take images of other sizes than it was built for, if the plan has a `Native` step.
+
+    Parameters and their names stay as they are.
+
+    Args:
+        view: It is changed.
+        plan: What is built.
+
+    Raises:
+        BuildError: The module is not the one that the plan was made for, or it is not known how to do so here.
+    """
+    steps = [step for route in plan.inputs for step in route.steps if isinstance(step, Native)]
+    if not steps:
+        return
+    wanted, image = steps[0].sizes, image_of(plan.source.inputs)
+    lift = lift_of(view) or (tables_of(view, wanted.size, image[1]) if image is not None else None)
+    if lift is None or (lift.what, tuple(lift.size)) != (wanted.what, wanted.size):
+        found = f"{lift.what}, built for {lift.size[0]}x{lift.size[1]}" if lift is not None else "nothing that does"
+        expected = f"{wanted.what}, built for {wanted.size[0]}x{wanted.size[1]}"
+        fault = Mismatch(type(view).__name__, expected, found, 'aa.adapt(new, like=old, resolution="fixed")')
+        raise BuildError(f"{type(view).__name__} cannot be made to read images at their own size", [fault])
+    lift.apply(view)

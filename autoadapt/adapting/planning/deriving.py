@@ -24,12 +24,18 @@ from autoadapt.adapting.planning.input_channels import channel_remarks
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Fit, check_fit, route_inputs, too_short
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, last_convolution, remark_on_cut
-from autoadapt.adapting.planning.native_remarks import native_remarks
 from autoadapt.adapting.planning.offsets import without_offsets
 from autoadapt.adapting.planning.padded_levels import stretched_over_padding
 from autoadapt.adapting.planning.places import by_places
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
-from autoadapt.adapting.planning.remarks import depth_remarks, input_remarks, size_remarks, too_long, value_remarks
+from autoadapt.adapting.planning.remarks import (
+    depth_remarks,
+    input_remarks,
+    native_remarks,
+    size_remarks,
+    too_long,
+    value_remarks,
+)
 from autoadapt.adapting.planning.restored_values import held_remarks, with_held
 from autoadapt.adapting.planning.sources import (
     costs_of,

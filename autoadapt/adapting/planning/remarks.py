@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from autoadapt.adapting.planning.plans import InputRoute, Route
-from autoadapt.contracts.signature import Signature, TensorSpec
+from autoadapt.contracts.signature import NativeSizes, Signature, TensorSpec
+from autoadapt.showing.tables import human_count
 
 
 def input_remarks(
@@ -123,3 +124,22 @@ def _any_number_of_channels(spec: TensorSpec, signature: Signature) -> bool:
     channels = {name for name in names if name[0] == "C"}
     followed = {axis for leaf in signature.outputs.leaves for dim in leaf.dims for axis in dim.axes}
     return len(spec.dims) == len(names) == 3 and bool(channels) and not channels & followed
+
+
+def native_remarks(source: Signature) -> tuple[str, ...]:
+    """Remarks on a module that was built for one image size."""
+    told = source.native
+    if told is None:
+        return ()
+    own = "x".join(map(str, told.size))
+    if told.refused:
+        return (f"images are resized to {own}, which {source.name} was built for: {told.refused}",)
+    return (_native_cost(told, own), *([f"it reads natively, but {told.untraced}"] if told.untraced else []))
+
+
+def _native_cost(told: NativeSizes, own: str) -> str:
+    at = "x".join(map(str, told.probed))
+    if not told.multiply_adds:
+        return f"images are read at their own size; resolution='fixed' would resize them to {own}"
+    native, fixed = human_count(told.multiply_adds), human_count(told.fixed_multiply_adds)
+    return f"{native} multiply-adds at {at}, read natively; resolution='fixed' would resize to {own}: {fixed}"

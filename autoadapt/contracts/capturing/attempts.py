@@ -20,12 +20,13 @@ from autoadapt.contracts.capturing.arguments import (
     told_inputs,
 )
 from autoadapt.contracts.capturing.captures import capture_as_given
+from autoadapt.contracts.capturing.devices import on_meta_device, takes_long
 from autoadapt.contracts.capturing.given_inputs import check_inputs
+from autoadapt.contracts.capturing.hiding import others
 from autoadapt.contracts.capturing.likely_masks import is_binary
 from autoadapt.contracts.capturing.masks import counts_by_name
 from autoadapt.contracts.capturing.other_masks import counted_instead, hides_nothing, masks_otherwise, under_other_names
-from autoadapt.contracts.capturing.other_ranks import other_ranks
-from autoadapt.contracts.capturing.read_inputs import is_read
+from autoadapt.contracts.capturing.probing import Probe, ProbeError
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import refuse_scripts
@@ -133,7 +134,7 @@ def _without_strangers(
         if not (mine in masks and other in theirs) and not _are_called_alike(mine, other)
     }
     spare = [name for name in [*by_name][1:] if name in optional or name not in taken]
-    strangers |= {name for name in spare if name not in masks | theirs and not is_read(new, by_name, name)}
+    strangers |= {name for name in spare if name not in masks | theirs and not _is_read(new, by_name, name)}
     kept = {name: value for name, value in by_name.items() if name not in strangers}
     return capture_as_given(new, kept, inner=inner, grid=grid) if strangers else found
 
@@ -183,7 +184,7 @@ def _guesses_of_other_ranks(new: nn.Module, first: object) -> Iterator[Callable[
     """An image as clips and a clip as images, at their own size and at the commonest one."""
     given = _as_tuple(first)
     if len(given) == 1 and isinstance(given[0], torch.Tensor) and _is_image(given[0]):
-        for other in other_ranks(given[0]):
+        for other in _other_ranks(given[0]):
             for sized in ((other,), _resized(other, USUAL_SIZES[0])):
                 yield partial(_same, sized)
                 yield partial(_with_channels, new, sized)
@@ -343,3 +344,49 @@ def _trimmed(new: nn.Module, inputs: object) -> object:
                 continue
             return tuple(tensors[:count])
     return inputs
+
+
+_FRAMES = (1, 16, 8, 32)
+"""Usual numbers of frames, the cheapest first."""
+
+
+def _other_ranks(x: torch.Tensor) -> Iterator[torch.Tensor]:
+    """An image or clip with another number of axes, or a clip with its frames on another axis.
+
+    Example:
+        >>> [tuple(one.shape) for one in _other_ranks(torch.zeros(2, 3, 8, 64, 64))]
+        [(2, 8, 3, 64, 64), (2, 3, 64, 64), (2, 8, 64, 64), (2, 64, 8, 64)]
+        >>> [tuple(one.shape) for one in _other_ranks(torch.zeros(2, 3, 64, 64))][:2]
+        [(2, 3, 1, 64, 64), (2, 1, 3, 64, 64)]
+    """
+    if x.dim() == 5:
+        yield x.transpose(1, 2)
+        yield from (x[:, :, 0], x[:, 0], x[:, 0].movedim(-1, 1))
+    elif x.dim() == 4:
+        for frames in _FRAMES:
+            yield x.unsqueeze(2).expand(-1, -1, frames, -1, -1)
+            yield x.unsqueeze(1).expand(-1, frames, -1, -1, -1)
+
+
+def _is_read(module: nn.Module, inputs: Mapping[str, object], name: str) -> bool:
+    """Whether other values of an input change the outputs in any bit; true where no run can show it.
+
+    Args:
+        module: The module; only copies of it run.
+        inputs: The example call, by keyword.
+        name: The name of a tensor among them.
+    """
+    given = inputs[name]
+    if not isinstance(given, torch.Tensor) or given.is_meta or not given.numel() or on_meta_device(module):
+        return True
+    changed = given.detach().clone()
+    changed.copy_(others(changed, given))
+    with contextlib.suppress(AdaptError, ProbeError):
+        calls = [bind(module, {**inputs, name: one}) for one in (given, changed)]
+        least = Probe(module, calls[0], real=False, inner=False)
+        least.run()
+        if takes_long(least.device, least.work.multiply_adds):
+            return True
+        left, right = (Probe(module, call, real=True, inner=False, forgets=False).run().tensors for call in calls)
+        return len(left) != len(right) or not all(map(torch.equal, left, right))
+    return True

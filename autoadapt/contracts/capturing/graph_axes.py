@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -74,3 +74,18 @@ def _fresh(letter: str, size: int, example: Mapping[str, int], taken: Sequence[s
     """The first name with this letter that has this size, or is free."""
     names = (letter, *(f"{letter}{i}" for i in range(2, 99)))
     return next(name for name in names if example.get(name, size) == size and name not in taken)
+
+
+def settle_pairs(axes: InputAxes, run_shapes: Callable[[Sequence[Shape]], bool]) -> InputAxes:
+    """Take a square mask for `[B, N]`, where there are as many samples as tokens and the module runs with one.
+
+    Args:
+        axes: Axes as `name_axes` named them, `[N, N]` for square masks.
+        run_shapes: Whether the module runs at these shapes of its inputs.
+    """
+    example, pairs = axes.example, {("N", "N"), ("N2", "N2")}
+    if example.get("B") is None or not pairs & {*axes.names}:
+        return axes
+    rows = [("B", row[1]) if row in pairs and example[row[1]] == example["B"] else row for row in axes.names]
+    other = replace(axes, names=tuple(rows))
+    return other if run_shapes(other.shapes({"B": example["B"] + 1})) else axes

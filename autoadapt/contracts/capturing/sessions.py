@@ -29,7 +29,7 @@ from autoadapt.contracts.capturing.first_calls import confirm_first_call
 from autoadapt.contracts.capturing.fixed import FixedImages
 from autoadapt.contracts.capturing.fixed_maps import rows_of_fixed_maps
 from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
-from autoadapt.contracts.capturing.graph_axes import settle_edges
+from autoadapt.contracts.capturing.graph_axes import settle_edges, settle_pairs
 from autoadapt.contracts.capturing.in_place import raised
 from autoadapt.contracts.capturing.inner_calls import kind_of
 from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
@@ -53,7 +53,6 @@ from autoadapt.contracts.capturing.runs import Runs, ValuesNeededError
 from autoadapt.contracts.capturing.shown_properties import agreed_bounds, telling_outputs, with_held
 from autoadapt.contracts.capturing.sizing import Steps, settle_letters, untie
 from autoadapt.contracts.capturing.solving import Solution
-from autoadapt.contracts.capturing.square_masks import settle_pairs
 from autoadapt.contracts.capturing.starting import start
 from autoadapt.contracts.capturing.told_statistics import statistics_told
 from autoadapt.contracts.capturing.train_runs import in_train_mode, spec_of, train_outputs
