@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from autoadapt.adapting.planning import Plan
-from autoadapt.assembly.accuracies import check_accuracies
 from autoadapt.assembly.assembly_sessions import Argument, Session, said_by
 from autoadapt.assembly.backbone_building import build_backbone, fed, producer_of
 from autoadapt.assembly.configs import Config, Group, PartConfig, parse_config
 from autoadapt.assembly.constructor_arguments import check_arguments
 from autoadapt.assembly.documents import Document, read_document
+from autoadapt.assembly.levels import channels_of
 from autoadapt.assembly.literal_form import literal_form
 from autoadapt.assembly.making import full_name, made
 from autoadapt.assembly.models import AssembledModel, Feed, Pick, Step
@@ -350,3 +350,25 @@ def _by_group(modules: Mapping[str, nn.Module]) -> nn.Module:
 def _nested(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     yield from ((group, nn.Module()) for group in dict.fromkeys(n.partition(".")[0] for n in modules if "." in n))
     yield from modules.items()
+
+
+def check_accuracies(session: Session, wiring: Wiring) -> None:
+    """Accuracies are of a head with a loss, whose target they share, and of no more classes than it has.
+
+    Args:
+        session: What is known; faults are noted.
+        wiring: Which part takes what.
+    """
+    for name, counts in session.config.topk.items():
+        head = f"head.{name}" if name else "head"
+        where = session.where("topk", name)
+        losses = [loss for loss in wiring.targets if wiring.takes.get(loss, ())[:1] == (Reference(head),)]
+        if not losses:
+            found = f"no loss of `{head}`"
+            session.fault(where, "a head with a loss, to share its target", found, "loss: {type: CrossEntropyLoss}")
+        elif head in session.producers:
+            classes = channels_of(next(iter(session.producers[head].specs.values())))
+            most = max(counts, default=1)
+            if classes is not None and not 1 <= min(counts, default=1) <= most <= classes:
+                remedy = f"topk: {[k for k in counts if 0 < k <= classes]}"
+                session.fault(where, f"at most {classes}, one for each class", str(most), remedy)

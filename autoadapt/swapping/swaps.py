@@ -34,10 +34,9 @@ from autoadapt.swapping.rebuilding import Made, rebuilt
 from autoadapt.swapping.region_refusals import refuse_parts
 from autoadapt.swapping.region_swaps import plan_region
 from autoadapt.swapping.region_trials import try_region
-from autoadapt.swapping.results import Part, Swap
+from autoadapt.swapping.results import Fault, Part, Swap
 from autoadapt.swapping.stage_remarks import with_chain_remark, with_stage_remarks
 from autoadapt.swapping.successors import Options, Successor, prepare
-from autoadapt.swapping.swap_refusals import refusal_of, refused
 from autoadapt.swapping.train_reads import with_train_reads
 from autoadapt.swapping.trial_runs import by_path, try_out
 from autoadapt.swapping.watching import Example, Watched, as_example, watch
@@ -360,3 +359,17 @@ def _refuse_cost(planned: list[Successor], allowed: bool, limit: int | None) -> 
     if faults and not allowed:
         total = sum(one.part.generated for one in planned)
         raise SwapError(f"the generated layers have {total:,} parameters, more than the limit", faults)
+
+
+def refusal_of(path: str, error: AdaptError) -> SwapError:
+    """The error of a step as one of the swap."""
+    faults = [replace(fault, remedy=fault.remedy.replace("adapt(...", "swap(...")) for fault in error.mismatches]
+    summary = error.summary if isinstance(error, SwapError) else f"`{path}` is not swapped: {error.summary}"
+    return SwapError(summary, faults)
+
+
+def refused(name: str, planned: Sequence[Successor], refusal: SwapError, call: str) -> Swap:
+    """What a dry run returns of a swap that is refused."""
+    faults = tuple(Fault(**vars(fault)) for fault in refusal.mismatches)
+    parts = tuple(one.part for one in planned)
+    return Swap(model=name, parts=parts, refused=refusal.summary, faults=faults, call=call)

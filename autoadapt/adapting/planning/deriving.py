@@ -9,7 +9,7 @@ from typing import Literal
 from autoadapt.adapting.asked_options import check_asked
 from autoadapt.adapting.layouts import Factored, Refusal, chain, distance, factored
 from autoadapt.adapting.matching import match
-from autoadapt.adapting.operations import Conversion, Operation, Projecting, Recover, Thin, Thinning
+from autoadapt.adapting.operations import Conversion, Operation, Project, Projecting, Recover, Thin, Thinning
 from autoadapt.adapting.pairings import Pairing, Source
 from autoadapt.adapting.planning.cell_remarks import what_is_lost
 from autoadapt.adapting.planning.frames import frame_remarks
@@ -24,7 +24,6 @@ from autoadapt.adapting.planning.input_channels import channel_remarks
 from autoadapt.adapting.planning.input_routes import CONVERSIONS, Fit, check_fit, route_inputs, too_short
 from autoadapt.adapting.planning.input_statistics import statistics_remarks
 from autoadapt.adapting.planning.kept_share import kept_share, last_convolution, remark_on_cut
-from autoadapt.adapting.planning.offsets import without_offsets
 from autoadapt.adapting.planning.padded_levels import stretched_over_padding
 from autoadapt.adapting.planning.places import by_places
 from autoadapt.adapting.planning.plans import InputRoute, Plan, Route, Tap, one_sample
@@ -124,7 +123,7 @@ def plan(
     if faults:
         what = replace(what, fit="resize")
         made = _from_trunk(source, target, what) or _derived(source, target, what)
-    return made if project_bias else without_offsets(made)
+    return made if project_bias else _without_offsets(made)
 
 
 @dataclass(frozen=True)
@@ -380,3 +379,13 @@ def _in_order(route: Route, source: Signature, target: Signature) -> Route:
     if contiguous or route.target not in target.contiguous or route.source.startswith("inputs."):
         return route
     return route.model_copy(update={"made_contiguous": True})
+
+
+def _without_offsets(plan: Plan) -> Plan:
+    """The plan with projections without bias."""
+    return plan.model_copy(update={"routes": tuple(map(_bare, plan.routes))})
+
+
+def _bare(route: Route) -> Route:
+    steps = [one.model_copy(update={"bias": False}) if isinstance(one, Project) else one for one in route.steps]
+    return route.model_copy(update={"steps": tuple(steps), "parameters": sum(step.parameters for step in steps)})

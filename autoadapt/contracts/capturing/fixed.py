@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from autoadapt.contracts.capturing.arguments import Arguments
@@ -16,12 +17,13 @@ from autoadapt.contracts.capturing.graph_axes import InputAxes
 from autoadapt.contracts.capturing.grids import GridReader
 from autoadapt.contracts.capturing.inner_leaves import InnerKey, InnerLeaf
 from autoadapt.contracts.capturing.ordering import is_block, run_on_images
-from autoadapt.contracts.capturing.perturbing import CENTRES, locate_tokens
+from autoadapt.contracts.capturing.perturbing import CENTRES, axis_of_rows, locate_tokens
 from autoadapt.contracts.capturing.probing import Observation
 from autoadapt.contracts.capturing.solving import Solution
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.leaves import READ
 from autoadapt.contracts.tapping import tap
+from autoadapt.contracts.trees import flatten
 from autoadapt.contracts.views import eval_copy
 
 
@@ -143,3 +145,40 @@ def _filled_in(dims: tuple[Dim, ...], read: Sequence[Dim], sides: Mapping[str, D
     """The dims, with the grid's in place of constants and of dims that are equal to the grid's at these sides."""
     pairs = zip(dims, read, strict=True)
     return tuple(grid if not dim.axes or grid.substitute(sides) == dim else dim for dim, grid in pairs)
+
+
+def rows_of_fixed_maps(
+    module: nn.Module, arguments: Arguments, axes: InputAxes, outputs: Mapping[int, Sequence[Dim]]
+) -> dict[int, int]:
+    """The axis that lists rows, of each output that is a map of fixed size; columns are on the next axis.
+
+    Args:
+        module: The module; a copy of it is run.
+        arguments: Its example call, with an image.
+        axes: Its input axes.
+        outputs: Dims of its outputs, by number.
+
+    Returns:
+        The axes by number of the output, without outputs whose cells do not change where patches did; empty where the
+        module does not run.
+    """
+    maps = {i: dims for i, dims in outputs.items() if _is_fixed_map(dims)}
+    if not maps or on_meta_device(module):
+        return {}
+    model = eval_copy(module)
+    cells = min(min(int(dim.constant or 1) for dim in dims[1:]) ** 2 for dims in maps.values())
+    returned = run_on_images(model, arguments, axes, axes.example, max(cells, 16), CENTRES)
+    if returned is None:
+        return {}
+    tensors = flatten(returned)[1]
+    found = {i: axis_of_rows(tensors[i]) for i in maps if _is_batch(tensors[i])}
+    return {i: axis for i, axis in found.items() if axis is not None}
+
+
+def _is_fixed_map(dims: Sequence[Dim]) -> bool:
+    return len(dims) == 4 and dims[0] == Dim.axis("B") and all((dim.constant or 0) > 1 for dim in dims[1:])
+
+
+def _is_batch(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has a sample for each of the images."""
+    return tensor.is_floating_point() and len(tensor) == 1 + len(CENTRES)

@@ -26,8 +26,7 @@ from autoadapt.contracts.capturing.confirming import (
 from autoadapt.contracts.capturing.depths import Depths, argument_that_dilates, sizes_for_depths
 from autoadapt.contracts.capturing.end_tokens import end_tokens
 from autoadapt.contracts.capturing.first_calls import confirm_first_call
-from autoadapt.contracts.capturing.fixed import FixedImages
-from autoadapt.contracts.capturing.fixed_maps import rows_of_fixed_maps
+from autoadapt.contracts.capturing.fixed import FixedImages, rows_of_fixed_maps
 from autoadapt.contracts.capturing.given_grids import TokenGrid, check_grids
 from autoadapt.contracts.capturing.graph_axes import settle_edges, settle_pairs
 from autoadapt.contracts.capturing.in_place import raised
