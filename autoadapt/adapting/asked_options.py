@@ -15,10 +15,6 @@ Check = Callable[[str, Any], Iterator[Mismatch]]
 def check_asked(error: type[AdaptError], **asked: object) -> None:
     """Refuse options of the wrong type or value.
 
-    Args:
-        error: The class of the error.
-        asked: The options by name.
-
     Raises:
         AdaptError: Some are wrong; all of them are listed.
 

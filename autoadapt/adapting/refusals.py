@@ -161,11 +161,6 @@ def by_hand(spec: TensorSpec, targets: Sequence[TensorSpec], sources: Sequence[T
     A spec with a constant number of samples should have the axis `B`. A map of fixed size needs a pooling around the
     new module, and tokens of bands and frames a mean over bands.
 
-    Args:
-        spec: The refused target.
-        targets: All targets of the contract.
-        sources: The sources of the new module.
-
     Example:
         >>> spec, source = TensorSpec.parse("f32[2, 64, 8, 8]"), TensorSpec.parse("f32[B, 8, H, W]")
         >>> by_hand(spec, [spec], [source])

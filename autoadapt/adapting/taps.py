@@ -268,9 +268,6 @@ def _without_branches(groups: Mapping[Strides, Sequence[InnerOutput]]) -> dict[S
     depends on most parameters. A map of a side branch depends on parameters outside of the trunk, and on no layer of a
     coarser stride; so top-down paths, and parallel branches that are fused repeatedly, are in the trunk. At the
     coarsest stride all maps are.
-
-    Args:
-        groups: Inner outputs by stride.
     """
     every = [output for outputs in groups.values() for output in outputs]
     if not all(output.weights for output in every):

@@ -353,12 +353,7 @@ def _nested(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]
 
 
 def check_accuracies(session: Session, wiring: Wiring) -> None:
-    """Accuracies are of a head with a loss, whose target they share, and of no more classes than it has.
-
-    Args:
-        session: What is known; faults are noted.
-        wiring: Which part takes what.
-    """
+    """Accuracies are of a head with a loss, whose target they share, and of no more classes than it has."""
     for name, counts in session.config.topk.items():
         head = f"head.{name}" if name else "head"
         where = session.where("topk", name)

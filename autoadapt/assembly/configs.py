@@ -192,10 +192,6 @@ def reference(group: str, name: str) -> str:
 def parse_config(document: Document, known: Sequence[Mismatch] = ()) -> Config:
     """Check the shape of a config.
 
-    Args:
-        document: The config, in this library's form.
-        known: Faults that were found in it already.
-
     Raises:
         AssemblyError: With every fault, each with its path and line.
     """

@@ -24,14 +24,7 @@ _START = "init_cfg"
 
 
 def made(session: Session, name: str, part: Part, arguments: Mapping[str, Any]) -> nn.Module | None:
-    """A part, its weights started as the config says; none where that fails, which is noted.
-
-    Args:
-        session: What is known.
-        name: The part in the config.
-        part: What it is.
-        arguments: Of its constructor.
-    """
+    """A part, its weights started as the config says; none where that fails, which is noted."""
     own = {key: value for key, value in arguments.items() if key != _START or starts_itself(part)}
     keys, is_theirs = keys_of(name), part.name.startswith("mm:")
     refused = refused_types(own, keys, session.document, session.allow, is_theirs=is_theirs)

@@ -21,15 +21,7 @@ _SEVERAL = ("list", "tuple", "dict")
 def give(
     session: Session, name: str, part: Part, config: PartConfig, references: Sequence[Reference]
 ) -> list[Argument]:
-    """What every argument of a part's `forward` is given; faults are noted.
-
-    Args:
-        session: What is known.
-        name: The part.
-        part: What it is.
-        config: What the config says of it.
-        references: What it takes.
-    """
+    """What every argument of a part's `forward` is given; faults are noted."""
     is_loss = name.partition(".")[0] == "loss"
     takes = part.takes[:-1] if is_loss and len(part.takes) > 1 else part.takes
     if len(references) == 1 and not references[0].level:

@@ -70,13 +70,7 @@ def entries_of(given: Any) -> list[Any]:
 
 
 def check_starts(given: Any, keys: Keys, document: Document) -> list[Mismatch]:
-    """Every entry of an `init_cfg` whose type or arguments are unknown.
-
-    Args:
-        given: What the config says.
-        keys: Its place.
-        document: The config.
-    """
+    """Every entry of an `init_cfg` whose type or arguments are unknown."""
     where, known = document.where(keys), ", ".join((*_STARTS, "Pretrained"))
     faults = []
     for entry in entries_of(given):

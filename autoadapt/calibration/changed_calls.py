@@ -40,9 +40,6 @@ class ChangedCalls:
 
     A hook that only looks, and a `forward` that does the same elsewhere, change nothing. What goes into a module may be
     changed: it is fitted as it comes in.
-
-    Args:
-        modules: The modules by their paths.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:

@@ -41,9 +41,6 @@ def kind_of(arguments: Cut) -> Kind | None:
     """Pictures with nothing or masks of their size beside them, one waveform, or None: tokens, points, two pictures.
 
     Of several the picture is the one with most colours, then the first with more than two values.
-
-    Args:
-        arguments: Of one image.
     """
     own = [index for index, mine in enumerate(arguments.by_image) if mine]
     tensors = {index: _one(arguments, index) for index in own}

@@ -31,9 +31,6 @@ def is_saved(source: str | Path) -> bool:
 def checked_source(source: str) -> str:
     """What may be the source of a model, with `~` written out.
 
-    Args:
-        source: As it was typed.
-
     Raises:
         SourceError: It is a path of what is no model, or of nothing; or a word without a scheme.
 

@@ -27,11 +27,6 @@ def bytes_of(specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> int:
 def refuse_invented(count: int, remedy: str, *, most: int = MOST_INVENTED) -> None:
     """Refuse a run on invented inputs that takes too much memory.
 
-    Args:
-        count: Bytes that it takes.
-        remedy: The remedy, for the error.
-        most: Bytes that it may take.
-
     Raises:
         AdaptError: It takes more.
     """

@@ -25,9 +25,6 @@ class OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch a
     Restoring the state of the global generator afterwards is not enough: another thread that draws meanwhile would get
     the same numbers twice.
 
-    Args:
-        seed: For the generators.
-
     Example:
         >>> before = torch.get_rng_state()
         >>> with OwnNumbers(0):

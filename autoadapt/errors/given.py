@@ -13,13 +13,6 @@ def check_type(
 ) -> None:
     """Refuse a value that is not of a type.
 
-    Args:
-        value: What the caller gave.
-        kind: What it must be.
-        argument: What the caller calls it.
-        remedy: What to write.
-        error: What to raise.
-
     Raises:
         AdaptError: It is of another type.
 
@@ -37,13 +30,6 @@ def check_callable(
     value: object, arguments: tuple[str, ...], argument: str, remedy: str, error: type[AdaptError] = AdaptError
 ) -> None:
     """Refuse what cannot be called with so many values.
-
-    Args:
-        value: What the caller gave.
-        arguments: What it is called with.
-        argument: What the caller calls it.
-        remedy: What to write.
-        error: What to raise.
 
     Raises:
         AdaptError: It is no function, or takes other arguments.

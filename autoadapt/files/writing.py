@@ -84,12 +84,6 @@ def refuse_empty(
 ) -> None:
     """Refuse what is no place to write to: an empty text would mean the working folder.
 
-    Args:
-        path: What the caller gave.
-        argument: What the caller calls it.
-        error: What to raise.
-        remedy: What to give instead.
-
     Raises:
         AdaptError: It is empty, or no path.
     """
@@ -115,11 +109,6 @@ def refuse_link(folder: Path, inside: Path) -> None:
 
 def check_place(path: str | Path, argument: str, error: type[AdaptError] = SavingError) -> None:
     """Make sure that a file can be written, before any work is done for it; nothing is left of the attempt.
-
-    Args:
-        path: Where the file is to go.
-        argument: What the caller calls it.
-        error: What to raise.
 
     Raises:
         AdaptError: It cannot be written.

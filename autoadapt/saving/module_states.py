@@ -26,13 +26,7 @@ def all_tensors(net: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def unsaveable(state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], called: str) -> list[Mismatch]:
-    """What of a module no file can hold: state that is no tensor, and tensors without values.
-
-    Args:
-        state: The state dict.
-        tensors: Those that are to be saved.
-        called: The module, as a remedy names it.
-    """
+    """What of a module no file can hold: state that is no tensor, and tensors without values."""
     faults = [
         Mismatch(name, "a parameter or a buffer", f"a {type(value).__name__}", "save it yourself, beside the folder")
         for name, value in state.items()
@@ -166,12 +160,7 @@ _HIDDEN = frozenset({"type", "compile", "half", "float", "double", "bfloat16", "
 
 
 def _may_be_said(name: str, of: object) -> bool:
-    """Whether an attribute may have a name: one that hides nothing by which a module is run, saved or trained.
-
-    Args:
-        name: The name.
-        of: The module, or its class.
-    """
+    """Whether an attribute may have a name: one that hides nothing by which a module is run, saved or trained."""
     return name.isidentifier() and not name.startswith("_") and (name in _HIDDEN or not hasattr(of, name))
 
 

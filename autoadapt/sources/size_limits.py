@@ -56,11 +56,6 @@ def made_within(limits: SizeLimits, make: Callable[..., _Made], options: Mapping
 
     Where a number is large it is made on the meta device first, where its tensors take no memory.
 
-    Args:
-        limits: What it may take.
-        make: Makes it.
-        options: Keyword arguments of `make`.
-
     Raises:
         SourceError: It takes more; what was made so far is let go.
     """

@@ -162,13 +162,7 @@ def _length(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
 def own_entries(
     entries: Sequence[SourceEntry], specs: Sequence[Spec], recipes: Sequence[Recipe]
 ) -> tuple[SourceEntry, ...]:
-    """One entry for each tensor that the checkpoint itself holds.
-
-    Args:
-        entries: Of the composed checkpoint.
-        specs: The checkpoint's own tensors.
-        recipes: What made the one of the other.
-    """
+    """One entry for each tensor that the checkpoint itself holds."""
     made = {entry.name: entry for entry in entries}
     by_part: dict[str, list[Recipe]] = defaultdict(list)
     for recipe in recipes:

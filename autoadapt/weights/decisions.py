@@ -221,14 +221,7 @@ def _spread_ties(verdicts: Verdicts, slots: Mapping[str, Slot]) -> None:
 def source_entries(
     specs: Iterable[Spec], verdicts: Verdicts, hidden: set[str], expected: Expected
 ) -> tuple[SourceEntry, ...]:
-    """One entry for each tensor of the checkpoint.
-
-    Args:
-        specs: The tensors.
-        verdicts: What was decided.
-        hidden: Buffers of the model that are not persistent.
-        expected: Known differences.
-    """
+    """One entry for each tensor of the checkpoint."""
     return tuple(_source_entry(spec, verdicts, hidden, expected) for spec in specs)
 
 

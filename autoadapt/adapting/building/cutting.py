@@ -56,12 +56,7 @@ def tapped(backbone: nn.Module, plan: Plan) -> Plan:
 
 
 class MetaRun:
-    """Runs a view on the meta device and returns the tensors that a plan reads from it.
-
-    Args:
-        plan: What is read.
-        backbone: The view.
-    """
+    """Runs a view on the meta device and returns the tensors that a plan reads from it."""
 
     def __init__(self, plan: Plan, backbone: nn.Module) -> None:
         self._plan, self._source, self._backbone = plan, plan.source, backbone

@@ -16,10 +16,6 @@ from autoadapt.errors import BuildError, Mismatch
 def refuse_large_layers(new: nn.Module, plan: Plan) -> None:
     """Refuse a plan whose generated layers and rewritten stems take too much memory.
 
-    Args:
-        new: The backbone.
-        plan: What is to be built.
-
     Raises:
         BuildError: They have more than `MOST_LEARNED` weights together; the largest layer is named.
     """

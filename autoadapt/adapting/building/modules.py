@@ -345,10 +345,6 @@ def _read_natively(view: nn.Module, plan: Plan) -> None:
 
     Parameters and their names stay as they are.
 
-    Args:
-        view: It is changed.
-        plan: What is built.
-
     Raises:
         BuildError: The module is not the one that the plan was made for, or it is not known how to do so here.
     """

@@ -106,11 +106,7 @@ class _Watch(TorchFunctionMode):
             self._follow(path, module.get_submodule(path))
 
     def rest(self, read: Sequence[torch.Tensor]) -> _Rest:
-        """What was noted.
-
-        Args:
-            read: The outputs that are read.
-        """
+        """What was noted."""
         written = [(path, [one._version - then for one, then in tensors]) for path, tensors in self._read]
         touched = self._wrote or any(id(tensor) in self._made for tensor in read)
         return _Rest(self._calls, written, touched, self._values)

@@ -18,12 +18,6 @@ def with_masks(steps: Sequence[Operation], spec: TensorSpec, target: Signature, 
     Averages along a masked axis leave hidden tokens out, and the last token is the last that counts. Where the old
     output was zero at hidden tokens, so is the result; where it was the mask itself, for its own frames, the result is
     computed from the mask.
-
-    Args:
-        steps: The chain.
-        spec: The spec of its source.
-        target: Signature of the old module.
-        path: The path of the old module's output.
     """
     for mask, told in _returned(target):
         if told.path == path:
@@ -131,10 +125,6 @@ def with_masks_told(target: Signature, source: Signature) -> Signature:
     """A contract with masks that are known by their names alone, as in one that was written by hand.
 
     Those are inputs with the name of a mask of the new module, and `[B, N]` with a usual name for masks.
-
-    Args:
-        target: The contract.
-        source: Signature of the new module.
     """
     own, theirs = {mask.argument for mask in target.masks}, {mask.argument: mask for mask in source.masks}
     told = [theirs.get(path) or _told(path, spec) for path, spec in target.inputs.items() if path not in own]

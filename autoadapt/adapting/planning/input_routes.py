@@ -336,11 +336,6 @@ def _legal(dim: Dim, given: Dim, source: Signature, target: Signature, *, pads: 
 def too_short(source: Signature, target: Signature, routes: Sequence[InputRoute]) -> dict[str, tuple[int, int]]:
     """Axes along which the old module takes shorter inputs than the new one, and these cannot be made longer.
 
-    Args:
-        source: Signature of the new module.
-        target: Signature of the old module.
-        routes: The routes of the inputs.
-
     Returns:
         For each such axis of the old module the smallest size of the old module and of the new one, which raises below.
     """

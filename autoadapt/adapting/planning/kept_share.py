@@ -61,14 +61,7 @@ def _size(source: Signature, bits: int) -> int:
 
 
 def remark_on_cut(kept: Kept | None, source: Signature, target: Signature, blocks: Iterable[InnerOutput]) -> str:
-    """The remark that most parameters are cut, with the deepest tap as a remedy; empty for shallow contracts.
-
-    Args:
-        kept: The kept share.
-        source: Signature of the new module.
-        target: The contract.
-        blocks: The inner outputs that may be tapped.
-    """
+    """The remark that most parameters are cut, with the deepest tap as a remedy; empty for shallow contracts."""
     maps = {path: spec.depth for path, spec in target.outputs.items() if factored(spec).strides and not spec.same_as}
     depths = list(maps.values())
     if kept is None or 2 * kept.parameters >= kept.of or not depths:

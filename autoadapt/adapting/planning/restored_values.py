@@ -29,11 +29,6 @@ def with_held(steps: tuple[Operation, ...], source: TensorSpec, target: TensorSp
     """A chain, with `Restore` at its end where it does not keep the target's property.
 
     Means of probabilities are probabilities, and those of vectors of norm 1 are shorter.
-
-    Args:
-        steps: The chain.
-        source: The source of the chain.
-        target: The target of the chain.
     """
     held, kept = target.holds, source.holds
     if held is None or not target.is_restored or not target.is_floating or target.role != "feature":

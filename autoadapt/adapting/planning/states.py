@@ -13,11 +13,6 @@ def state_remarks(source: Signature, target: Signature, routes: Iterable[Route])
     """Remarks on states that share a source, are made from other tensors, or are of other layers and directions.
 
     An output with the name of an argument is taken for a state that is passed to the next call.
-
-    Args:
-        source: Signature of the new module.
-        target: Signature of the old module.
-        routes: The routes of the outputs.
     """
     served, said = dict[str, list[str]](), _made_up(source, target, routes := list(routes))
     own = dict(source.outputs.items())

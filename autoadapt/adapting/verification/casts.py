@@ -71,12 +71,7 @@ def _planned(net: nn.Module) -> Iterator[tuple[nn.Module, Plan]]:
 
 
 def as_cast(session: Session, inputs: object = None) -> Session:
-    """A session, or one in the module's own dtype where it was cast since it was built.
-
-    Args:
-        session: Of the module.
-        inputs: The caller's, with which it was made.
-    """
+    """A session, or one in the module's own dtype where it was cast since it was built."""
     cast = recast(session)
     if cast is None or cast.unfit:
         return session

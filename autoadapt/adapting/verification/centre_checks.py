@@ -58,11 +58,6 @@ def telling_sizes(plan: Plan, signature: Signature, sizes: Mapping[str, int]) ->
     Along each axis, among the sizes within one step of the coarser grid, these are the two at which the new module's
     cells reach farthest beyond those of the contract and fall shortest of them. A map that is wrongly stretched shows
     there even if both modules have equally many cells at the given sizes.
-
-    Args:
-        plan: What the module was built from.
-        signature: The contract.
-        sizes: Sizes of the input axes.
     """
     sources, found = {route.target: route.specs[0] for route in plan.routes}, [dict(sizes)]
     for axis, targets in known_axes(plan, signature, sizes).items():

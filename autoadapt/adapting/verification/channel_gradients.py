@@ -21,10 +21,6 @@ def cut_channels(session: Session, *, train: bool) -> list[Mismatch]:
     """Channels whose values depend on the input though no gradient passes through them.
 
     Nothing where the module has an operation that cannot be differentiated twice, such as some custom kernels.
-
-    Args:
-        session: The verification of the module.
-        train: Run in train mode, else in eval mode.
     """
     copied, arguments = session.copy(), session.arguments(session.small(B=2), requires_grad=True)
     copied.train(train)

@@ -120,10 +120,6 @@ def _files(net: nn.Module) -> dict[str, str]:
 def _child(asked: Mapping[str, Any], tell: Tell) -> tuple[str, int]:
     """Start a child and wait for it; it is killed when this function ends, even by an exception.
 
-    Args:
-        asked: The argument of `answer`.
-        tell: Called with messages of progress.
-
     Returns:
         What the child printed, and its exit code.
     """

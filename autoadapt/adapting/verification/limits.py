@@ -16,9 +16,6 @@ class OutOfTime(BaseException):
 def at_most(seconds: float) -> Iterator[None]:
     """Stop Python code in the `with` block after some time; a call into compiled code is first waited for.
 
-    Args:
-        seconds: How long it may run.
-
     Raises:
         OutOfTime: It ran for longer.
 

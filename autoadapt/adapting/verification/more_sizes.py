@@ -40,12 +40,7 @@ def other_remainders(session: Session) -> list[Mismatch]:
 
 
 def refused_by_one(session: Session, reference: nn.Module) -> list[Mismatch]:
-    """The first of the sizes of `other_remainders` at which one of two modules raises and the other runs.
-
-    Args:
-        session: The verification of one module.
-        reference: The other module; both take the same inputs.
-    """
+    """The first of the sizes of `other_remainders` at which one of two modules raises and the other runs."""
     arguments, inputs = session.arguments(session.at()), session.signature.inputs.leaves
     probes = [Probe(one, arguments, real=False, inner=False) for one in (reference, session.net)]
     if any(_raised(probe, None) for probe in probes):

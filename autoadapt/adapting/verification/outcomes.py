@@ -13,13 +13,7 @@ from autoadapt.errors import AdaptError, Mismatch
 
 
 def checked(session: Session, name: str, run: Callable[[Session], Findings]) -> Check:
-    """Run one check; an exception is a failure, except `NotApplicableError`.
-
-    Args:
-        session: The verification.
-        name: The check's name in the report.
-        run: The check.
-    """
+    """Run one check; an exception is a failure, except `NotApplicableError`."""
     session.blamed.clear()
     if not session.has_values and name not in WITHOUT_VALUES:
         return Check(name=name, outcome="not applicable", detail="the module is on the meta device and has no values")

@@ -41,10 +41,6 @@ def misread_rows(route: Route, contract: TensorSpec) -> list[Mismatch]:
     """Axes that a step merges into one, or splits, in another order than that of their cells.
 
     For example a map whose columns are read as rows: its sizes are right, and its values misplaced.
-
-    Args:
-        route: From a source to an output.
-        contract: The output as the contract has it.
     """
     faults, told = [], [one.parts for one in (route.specs[0].merged, contract.merged) if one is not None]
     known = [[part.dim for part in parts] for parts in told]
@@ -61,11 +57,6 @@ _BY = {"rows": "cells row by row", "columns": "cells column by column"}
 
 def _merged(step: Operation, spec: TensorSpec, made: TensorSpec) -> Iterator[tuple[str, str, list[Dim]]]:
     """The groups of dims that a step merges into one axis or splits.
-
-    Args:
-        step: The step.
-        spec: Its input.
-        made: Its output.
 
     Yields:
         The group as the step writes it, the order of its cells, and its dims.

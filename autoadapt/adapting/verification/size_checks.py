@@ -80,13 +80,7 @@ def _usual_image(session: Session, started: clocks.Start) -> Iterator[dict[str, 
 
 
 def _own_values(session: Session, seen: Sequence[Leaves], full: Mapping[str, int]) -> list[Mismatch]:
-    """The faults in values at one size that the bare backbone's do not have.
-
-    Args:
-        session: The verification.
-        seen: Outputs for each batch size.
-        full: The sizes.
-    """
+    """The faults in values at one size that the bare backbone's do not have."""
     faults = _wrong_values(session, seen, full)
     bare = session.backbone() if faults else None
     return faults if bare is None else not_excused(session, faults, lambda: _bare_values(bare, session.batches, full))
@@ -213,14 +207,7 @@ def _shapes_alone(session: Session) -> list[Mismatch]:
 
 
 def _shapes(session: Session, probe: Probe, full: Mapping[str, int], dtypes: Sequence[torch.dtype]) -> list[Mismatch]:
-    """The faults of a run on the meta device.
-
-    Args:
-        session: The verification.
-        probe: Runs the module.
-        full: The sizes.
-        dtypes: Expected dtypes of the outputs.
-    """
+    """The faults of a run on the meta device."""
     try:
         seen = probe.run([spec.shape(full) for spec in session.signature.inputs.leaves])
     except ProbeError as error:

@@ -44,10 +44,6 @@ class Attending(TorchFunctionMode):
     def returned(self, tensor: torch.Tensor, given: object) -> int:
         """Note that a module returned a tensor.
 
-        Args:
-            tensor: The tensor.
-            given: The arguments of the module.
-
         Returns:
             The number of the output.
         """

@@ -16,11 +16,6 @@ def class_scores(model: nn.Module, outputs: Values, inner: Sequence[InnerOutput]
     many channels which a convolution or linear layer returns and no layer reads, or which come after the last layer.
     The latter only if no layer of the model reads as many channels, since such tensors may be features. Vectors of
     scores are found by `read_by_heads`.
-
-    Args:
-        model: The model.
-        outputs: Its outputs.
-        inner: Its inner outputs.
     """
     counts = _classes(model)
     clear = counts - {_width(part) for part in model.modules()}

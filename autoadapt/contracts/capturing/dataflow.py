@@ -52,9 +52,6 @@ class Dataflow(TorchFunctionMode):
 
     The result of a function depends on all its arguments. A tensor from where functions cannot be seen, as inside of a
     custom autograd function or a scripted module, depends on all inputs and parameters of the module that returns it.
-
-    Args:
-        module: The module that will run.
     """
 
     def __init__(self, module: nn.Module) -> None:

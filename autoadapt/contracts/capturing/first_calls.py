@@ -17,10 +17,6 @@ def confirm_first_call(probe: Probe, contract: Contract) -> list[Contradiction]:
 
     All other runs come after one at the example, whose size an output may keep from then on. None where every output
     depends on all axes of the input, or where the copy refuses that size.
-
-    Args:
-        probe: The probe of the capture.
-        contract: What the module should return.
     """
     example = contract.axes.example
     steps = {name: step for name, step in contract.steps.items() if step}

@@ -47,13 +47,7 @@ def with_frames(axes: InputAxes, module: nn.Module) -> list[InputAxes]:
 
 
 def unread_frames(solution: Solution, seen: Observation, size: int) -> list[InnerKey | int]:
-    """The tensors of two fixed axes behind the batch whose frames their number alone does not show.
-
-    Args:
-        solution: What was found so far.
-        seen: A run in which frames were followed.
-        size: How many frames the module takes.
-    """
+    """The tensors of two fixed axes behind the batch whose frames their number alone does not show."""
     dims = solution.dims
     fixed = [key for key, one in dims.items() if len(one) == 3 and all(dim.constant is not None for dim in one[1:])]
     return [key for key in fixed if _read(dims[key], _cells(seen, key), size) == tuple(dims[key])]

@@ -334,13 +334,7 @@ def returned_mask(
 
 
 def is_told(told: Returned, counting_BN: torch.Tensor, output: torch.Tensor) -> bool:
-    """Whether an output is the mask of its frames in one run.
-
-    Args:
-        told: The form in which it should be.
-        counting_BN: Which samples count.
-        output: The output.
-    """
+    """Whether an output is the mask of its frames in one run."""
     first, step = told.frames or (0, 1)
     counting_BM = counting_BN[:, first::step]
     if told.form == "lengths":

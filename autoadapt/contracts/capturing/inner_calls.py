@@ -102,14 +102,7 @@ class Watcher:
         """The last one."""
 
     def begin(self, name: str, args: Any, *, holds: bool, linear: bool) -> None:
-        """Note that a call of a module began.
-
-        Args:
-            name: Path of the module.
-            args: What it is called with.
-            holds: Whether it has children.
-            linear: Whether it is a linear layer.
-        """
+        """Note that a call of a module began."""
         self._events += 1
         caller = self.attending.running[-1][0] if self.attending.running else ""
         self.attending.running.append((name, holds))

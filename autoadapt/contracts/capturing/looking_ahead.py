@@ -43,9 +43,6 @@ class LookingAhead:
 
         The first sample is given three times: as it is, and with other tokens from the middle on, or from one behind
         it: blocks of tokens end at one of these places at most.
-
-        Args:
-            outputs: The dims of each output.
         """
         tree, tensors = flatten(self.arguments.values)
         tensors = [self._shown(path, tensor) for path, tensor in zip(path_texts(tree), tensors, strict=True)]

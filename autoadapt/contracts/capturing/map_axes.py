@@ -28,12 +28,7 @@ class MapAxes:
     grid: Grid
 
     def as_seen(self, tensor: torch.Tensor, images: int) -> tuple[Dim, ...]:
-        """The dims as a run on images with changed patches shows them; unchanged where it shows nothing.
-
-        Args:
-            tensor: The map in that run.
-            images: The number of images.
-        """
+        """The dims as a run on images with changed patches shows them; unchanged where it shows nothing."""
         if tensor.dim() != len(self.dims) or len(tensor) != images:
             return self.dims
         rows, columns = axes_of_cells(tensor, (self.rows, self.columns), self.grid)
@@ -45,11 +40,6 @@ class MapAxes:
 
 def map_axes(dims: Sequence[Dim], batch: Dim, sizes: Mapping[str, int]) -> MapAxes | None:
     """The axes of a map, if other axes have the same sizes; None where sizes leave no doubt, or it is no map.
-
-    Args:
-        dims: The dims of a tensor.
-        batch: The dim of samples.
-        sizes: The sizes of the input axes.
 
     Example:
         >>> def read(*dims):

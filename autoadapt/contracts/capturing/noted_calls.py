@@ -16,10 +16,6 @@ _CALL = "autoadapt_call"
 def note_call(model: nn.Module, arguments: Arguments) -> None:
     """Note a call of tensors, as texts in a plain attribute; calls with other arguments are not noted.
 
-    Args:
-        model: The model.
-        arguments: The call.
-
     Example:
         >>> model = nn.Identity()
         >>> note_call(model, Arguments({"input": torch.zeros(2, 3)}, positional=1))

@@ -94,11 +94,6 @@ class PointAxes:
     ) -> dict[Key, int] | None:
         """The axis of points of each tensor whose sizes do not show it, where a run does.
 
-        Args:
-            outputs: The dims of each output.
-            dtypes: The dtype of each output.
-            inner: The dims of inner outputs.
-
         Returns:
             The axes by tensor; None where no run was made, since no output needs it or no input is a cloud.
         """

@@ -55,11 +55,6 @@ def refuse_objects(name: str, tree: Tree, path: tuple[Any, ...] = ()) -> None:
 def refuse_object_inputs(tree: Tree, value: Any, path: tuple[Any, ...] = ()) -> None:
     """Refuse inputs that are objects of unknown structure.
 
-    Args:
-        tree: The tree of the inputs.
-        value: The inputs.
-        path: Their path.
-
     Raises:
         CaptureError: There is one; the remedy registers its class.
     """

@@ -35,10 +35,6 @@ def find_gatherings(inputs: Tensors, outputs: Tensors) -> tuple[Gathering, ...]:
     """All triples of an index output, a source and an output that holds exactly the points gathered from the source.
 
     The source is an input or another output; either may list points on its axis 1 or 2.
-
-    Args:
-        inputs: Input tensors by path.
-        outputs: Output tensors by path.
     """
     sources = {f"inputs.{path}": tensor for path, tensor in inputs.items()} | dict(outputs)
     indices = {path: tensor for path, tensor in outputs.items() if _may_index(tensor)}

@@ -44,10 +44,6 @@ def _computable(tensor: torch.Tensor) -> torch.Tensor:
 def keeps_a_call(module: nn.Module, tensors: Collection[torch.Tensor]) -> bool:
     """Whether a module holds a tensor of the shape of one of a call, and may use it in the next call.
 
-    Args:
-        module: The module, after the call.
-        tensors: The inputs and outputs of the call.
-
     Example:
         >>> layer, x = nn.Identity(), torch.ones(1, 3, 8, 8)
         >>> before = keeps_a_call(layer, [x])

@@ -125,11 +125,6 @@ def first_legal(name: str, axes: Mapping[str, AxisSizes], dims: Iterable[Dim]) -
 
     Such an image may be smaller than `AxisSizes.smallest`, and was then never seen to run.
 
-    Args:
-        name: The axis.
-        axes: All axes of the input.
-        dims: The dims of all outputs.
-
     Example:
         >>> first_legal("H", {"H": AxisSizes(example=64, smallest=6)}, [Dim.parse("floor(H/4)")])
         4

@@ -27,13 +27,6 @@ def refusal(
     """What an exporter's exception means: the part that it refuses, its reason, and ranges that it would take.
 
     Finds out by exporting again: the backbone alone, then with fewer dynamic axes.
-
-    Args:
-        session: Of the module.
-        format_: What it was to become.
-        example: The sizes it was exported at.
-        ranges: The sizes it was to hold at.
-        error: What the exporter raised.
     """
     if _is_of_names(session, error):
         return unread(session, format_, error)
@@ -44,13 +37,7 @@ def refusal(
 
 
 def unread(session: Session, format_: Format, error: Exception) -> ExportError:
-    """What it means that torch cannot read its own code again, into which it writes names as they are.
-
-    Args:
-        session: Of the module.
-        format_: What it was to become.
-        error: What was raised.
-    """
+    """What it means that torch cannot read its own code again, into which it writes names as they are."""
     faults = [
         Mismatch(visible(place).replace("\n", "\\n"), _NAMED, visible(repr(name))[:60], "rename it", _reason(error))
         for place, name in _odd_names(session).items()

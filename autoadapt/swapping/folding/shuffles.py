@@ -23,11 +23,6 @@ def shuffled(stated: Statement, tensor: torch.Tensor, function: Callable[[torch.
 
     Numbers of all places go through the function in the tensor's stead.
 
-    Args:
-        stated: What is known of the tensor.
-        tensor: It.
-        function: The function, with its other arguments.
-
     Raises:
         NotLinearError: Channels are merged with places.
     """

@@ -283,11 +283,7 @@ class _Round:
         return {self.trace.before[made] for step in steps for made in step.makes if made in self.trace.before}
 
     def returned(self, names: Sequence[Sequence[str]]) -> list[Returned]:
-        """Each call of a member, and which of its leaves are read outside.
-
-        Args:
-            names: The names of the leaves of each call.
-        """
+        """Each call of a member, and which of its leaves are read outside."""
         outside, read = self.trace.numbers | self._hooks_read, set(self._hooks_read)
         chosen = {
             value

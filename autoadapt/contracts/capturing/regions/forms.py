@@ -49,12 +49,7 @@ def is_like(seen: Form, given: Form) -> bool:
 
 
 def loosened(forms: Sequence[Form], seen: Sequence[Form]) -> tuple[Form, ...]:
-    """The forms with any number allowed at the places where those of one call differ between sizes.
-
-    Args:
-        forms: The forms to loosen.
-        seen: The forms of one call at several sizes.
-    """
+    """The forms with any number allowed at the places where those of one call differ between sizes."""
     alike = [one for one in seen if len(one) == len(seen[0])]
     moving = {at for at, pieces in enumerate(zip(*alike, strict=True)) if len(set(pieces)) > 1}
     made = [
