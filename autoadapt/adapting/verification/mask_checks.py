@@ -25,7 +25,7 @@ def _hides(mask: Mask) -> str:
 
 
 def _shown(session: Session, mask: Mask) -> Iterator[Mismatch]:
-    """Outputs that change with hidden tokens, that are not zero there as in the old module, or that misstate the mask."""
+    """Outputs that change with hidden tokens, are not zero there as in the old module, or misstate the mask."""
     trial, place = _trial(session), _place(session, mask)
     found = trial.share(place, mask)
     if found is None:
