@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from autoadapt.calibration import workers
-from autoadapt.calibration.choosing import Choice, Solver, has_few_tokens
+from autoadapt.calibration.choosing import INFINITE, Choice, Solver, choose, has_few_tokens
 from autoadapt.calibration.gathering import Gathering
 from autoadapt.calibration.held_out_maps import Fitting, HeldOutMaps
-from autoadapt.calibration.honesty import drawn_on, gain_over, honest_after, standard_errors
+from autoadapt.calibration.honesty import drawn_on, gain_over, honest_after, on_others, standard_errors
+from autoadapt.calibration.image_folds import Folds
 from autoadapt.calibration.judging import Head, Judge, Loss, Score
 from autoadapt.calibration.moments import Moments
 from autoadapt.calibration.near_copies import count_different, remark_on, seen
@@ -21,7 +23,6 @@ from autoadapt.calibration.results import Calibration, HeadScore, OutputFit
 from autoadapt.calibration.run_states import State
 from autoadapt.calibration.samples import Samples
 from autoadapt.calibration.solvers import AffineMap, HeldOut, Recipe, condition
-from autoadapt.calibration.with_made import choose_fit
 
 EXPLAINS_LITTLE = 0.5
 SEEN = "the images judged on have near copies among those fitted on, so that figures say too much"
@@ -101,7 +102,7 @@ class Deciding:
         moments, made = (list(map(self._fitted_on, self._pair.projections, m)) for m in (state.moments, state.made))
         images, judge = workers.summed(state.images), self._judge(state.samples)
         asked = judge, solver, self._groups, self._layers, self._class_map
-        fitting, choice, honest = choose_fit(moments, made, self._folds, *asked)
+        fitting, choice, honest = _choose_fit(moments, made, self._folds, *asked)
         floors = fitting.random_maps(self._seed), fitting.constant_maps()
         held_out_maps = fitting.held_out_maps(choice.recipes)
         by_chance, mean_only, reached = (
@@ -288,3 +289,50 @@ def _below_floors(
             floor = max(0.0, fit.random_r2)
             return f"{fit.target} has R2 {fit.r2:.3f} on other images, no better than {floor:.3f} without a fit"
     return ""
+
+
+def _choose_fit(
+    moments: Sequence[Sequence[Moments]],
+    made: Sequence[Sequence[Moments]],
+    folds: Folds,
+    judge: Judge | None,
+    solver: Solver | Recipe,
+    groups: Mapping[int, int],
+    layers: Sequence[str] = (),
+    class_map: AffineMap | None = None,
+) -> tuple[Fitting, Choice, Score | None]:
+    """The best closed form on the caller's images alone, with mixes of them, or with synthetic pictures as well.
+
+    Args:
+        moments: For each projection and each fold.
+        made: The same of mixes, and once more for synthetic pictures; empty where none are made.
+        folds: Which images are held out together.
+        judge: Tries maps on the head; without it the features decide.
+        solver: Which forms to try.
+        groups: For each image the first that it is a near copy of.
+        layers: In which layer each projection stands; each in one of its own, if left out.
+        class_map: What the classifiers of both ask for, if these are known.
+
+    Returns:
+        What is fitted on, the form, and its score on images that did not choose it.
+    """
+    count = len(folds.numbers)
+    options = [Fitting(moments, folds, layers=layers, class_map=class_map)]
+    if any(part.count for parts in made for part in parts[:count]):
+        options.append(Fitting(moments, folds, [parts[:count] for parts in made], layers, class_map))
+    if any(part.count for parts in made for part in parts[count:]):
+        options.append(Fitting(moments, folds, made, layers, class_map))
+    chosen = [(fitting, choose(fitting, judge, solver)) for fitting in options]
+    fitting, best = min(chosen, key=lambda each: _lost(*each)) if len(chosen) > 1 else chosen[0]
+    if best.score is None:
+        return fitting, best, None
+    return fitting, best, on_others(best.score, [score for _, choice in chosen for score in choice.scores], groups)
+
+
+def _lost(fitting: Fitting, choice: Choice) -> float:
+    """What the held-out images lose: the head's loss, or without a head the mean cosine of the outputs."""
+    if choice.score is not None:
+        return choice.score.loss if choice.score.loss == choice.score.loss else INFINITE
+    maps = [fitting.held_out_map(projection, recipe) for projection, recipe in enumerate(choice.recipes)]
+    held = [HeldOut.sum(fitting.held_out(projection, each)) for projection, each in enumerate(maps)]
+    return -fmean(each.cosine for each in held)
