@@ -144,8 +144,6 @@ def align(
 
 
 def _cost(target: Level, stage: Stage, distance: float, deepest: float) -> float:
-    if math.isinf(distance):
-        return math.inf
     whole = target.depth >= WHOLE and target.extra > 0
     beyond = stage.beyond(max(target.depth, deepest) if whole else target.depth)
     return STRIDE * distance + DEPTH * (beyond if distance or beyond > ROUNDING else 0)

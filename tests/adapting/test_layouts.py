@@ -139,6 +139,11 @@ KNOWN = {
     ),
     "a class token": ("f32[B, ceil(H/8)*ceil(W/8) + 1, 8]", "f32[B, 4] class token", ["class token", "8->4"]),
     "a mean of tokens": ("f32[B, ceil(H/8)*ceil(W/8) + 1, 8]", "f32[B, 4]", ["drop 1", "mean over 1", "8->4"]),
+    "a mean over the columns of tokens": (
+        "f32[B, floor(H/16)*floor(W/16), 8]",
+        "f32[B, floor(H/16), 8]",
+        ["b (h w) c -> b h w c", "mean over 2"],
+    ),
     "another dtype": ("f64[B, 8]", "f32[B, 8]", ["to f32"]),
     "another integer": ("i64[B, 1024] index", "i32[B, 1024] index", ["to i32"]),
 }
@@ -148,6 +153,12 @@ KNOWN = {
 def test_known_chains_are_the_shortest(name):
     source, target, expected = KNOWN[name]
     assert texts(chain(TensorSpec.parse(source), TensorSpec.parse(target))) == expected
+
+
+def test_an_axis_of_one_size_keeps_twice_the_cells_of_the_target_for_interpolation_to_read():
+    source = factored(TensorSpec.parse("f32[B, 8, ceil(H/4), ceil(W/4)]"), {"H": Dim(224)})
+    found = chain(source, TensorSpec.parse("f32[B, 8, ceil(H/32), ceil(W/32)]"))
+    assert texts(found) == ["pool 4 x 8", "resize to ceil(H/32) x ceil(W/32)"]
 
 
 REFUSED = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 from autoadapt.adapting.layouts.arranging import arranged
@@ -51,10 +52,9 @@ def chain(
     moved = regrids or (learned and _is_moved(have, want))
     turned = None not in (spec.merged, target.merged) and spec.merged != target.merged
     alike = (spec.dims, spec.order, spec.points) == (target.dims, target.order, target.points) and not turned
-    if alike and not (project and learned) and not moved:
-        return _cast(spec, target)
-    if spec.is_floating != target.is_floating:
-        return Refusal(f"{spec.dtype} values are no {target.dtype} values")
+    cast = _cast(spec, target)
+    if isinstance(cast, Refusal) or (alike and not (project and learned) and not moved):
+        return cast
     first = _first(have, want, target)
     if isinstance(first, Refusal):
         return first
@@ -64,7 +64,7 @@ def chain(
         return rest if isinstance(rest, Refusal) else (step, *rest)
     have, want = (have, want) if regrids else (whole(have, want), whole(want, have))
     if any((*want.prefixes, *want.suffixes)):
-        return _with_extra(have, want, target, project=project, learned=learned)
+        return _with_extra(have, want, target, cast, project=project, learned=learned)
     drops, forced = _drops(have), project and learned
     have, want = (with_one_channel(*pair, project=forced) for pair in ((have, want), (want, have)))
     assigned = assign(have.atoms, want.atoms)
@@ -74,9 +74,6 @@ def chain(
         return Refusal(why)
     if not learned and not assigned.is_exact:
         return Refusal(f"a {target.role} is passed on or picked from, never projected or interpolated")
-    cast = _cast(spec, target)
-    if isinstance(cast, Refusal):
-        return cast
     steps = arranged(assigned, project=forced)
     return steps if isinstance(steps, Refusal) else (*drops, *steps, *cast)
 
@@ -169,7 +166,7 @@ def _untold_order(have: Factored, want: Factored) -> Refusal | None:
 
 
 def _with_extra(
-    have: Factored, want: Factored, target: TensorSpec, *, project: bool, learned: bool
+    have: Factored, want: Factored, target: TensorSpec, cast: Sequence[Cast], *, project: bool, learned: bool
 ) -> tuple[Operation, ...] | Refusal:
     """A chain to a target whose token axis has tokens besides cells."""
     told, found = (in_words(max(one.prefixes, default=0), max(one.suffixes, default=0)) for one in (want, have))
@@ -186,10 +183,10 @@ def _with_extra(
     if told != found:
         why = f"and the source {found}" if found else "that the source lacks"
         return Refusal(f"the target has {told} {why}")
-    steps, cast = regridded(have, want), _cast(have.spec, target)
+    steps = regridded(have, want)
     if not steps or not learned:
         return Refusal(f"the target has {told} beside cells that are not interpolated")
-    return cast if isinstance(cast, Refusal) else (*with_projection(steps, have, want, forced=project), *cast)
+    return (*with_projection(steps, have, want, forced=project), *cast)
 
 
 def _is_class_token_of_image(tensor: Factored) -> bool:
@@ -231,7 +228,7 @@ def _untold_tokens(assigned: Assignment) -> str:
     return ""
 
 
-def _cast(source: TensorSpec, target: TensorSpec) -> tuple[Operation, ...] | Refusal:
+def _cast(source: TensorSpec, target: TensorSpec) -> tuple[Cast, ...] | Refusal:
     if source.dtype == target.dtype:
         return ()
     if source.is_floating != target.is_floating or "bool" in (source.dtype, target.dtype):
