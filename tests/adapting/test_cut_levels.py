@@ -112,3 +112,21 @@ def test_what_runs_on_values_alone_is_cut_where_the_rest_trains_without_it() -> 
     torch.testing.assert_close(found, net.adapters["p1"](model[0](IMAGES)))
     found.sum().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+class NamedByNumbers(nn.Sequential):
+    """Returns the map behind its last layer in a list, so that the output is called `0` as its first layer is."""
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:  # type: ignore[override]
+        return [super().forward(x)]
+
+
+@pytest.mark.parametrize(("strides", "sources"), [((4, 8), ["1", "0"]), ((8,), ["0"])])
+def test_nothing_is_cut_where_an_output_is_read_that_has_the_name_of_a_layer(strides, sources) -> None:
+    old = aa.Signature.parse([f"f32[B, 8, ceil(H/{stride}), ceil(W/{stride})]" for stride in strides])
+    new = NamedByNumbers(*(nn.Conv2d(width, 8, 3, 2, 1) for width in (3, 8, 8))).eval()
+    made = aa.plan(aa.capture(new, IMAGES, inner=True), old)
+    assert ([route.source for route in made.routes], made.cut, made.kept.share) == (sources, (), 1)
+    net = aa.adapt(new, like=old, inputs=IMAGES)
+    net(IMAGES)[-1].sum().backward()
+    assert [name for name, one in net.named_parameters() if one.grad is None] == []

@@ -52,8 +52,8 @@ def _is_map(spec: TensorSpec) -> bool:
 def _behind(source: Signature) -> dict[str, tuple[TensorSpec, int]]:
     """The spec of each output and inner output, and the parameters that it depends on as bits."""
     outputs = zip(source.outputs.items(), source.output_weights, strict=False)
-    found = {path: (spec, int(weights, 16)) for (path, spec), weights in outputs if weights}
-    return found | {one.name: (one.spec, one.behind) for one in source.inner if one.weights}
+    inner = {one.name: (one.spec, one.behind) for one in source.inner if one.weights}
+    return inner | {path: (spec, int(weights, 16)) for (path, spec), weights in outputs if weights}
 
 
 def _size(source: Signature, bits: int) -> int:

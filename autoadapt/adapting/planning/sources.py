@@ -192,8 +192,8 @@ def cut_beside(source: Signature, read: Collection[str], late: Collection[str]) 
     """
     tapped = {output.module for output in source.inner if output.name in read}
     running = {module for tap in tapped for module in (tap, *paths_above(tap))}
-    behind = dict(zip(source.outputs.paths, source.output_weights, strict=False))
-    behind |= {output.name: output.weights for output in source.inner if output.name in read}
+    behind = {output.name: output.weights for output in source.inner if output.name in read}
+    behind |= dict(zip(source.outputs.paths, source.output_weights, strict=False))  # also one with a layer's name
     if not read or not all(behind.get(name) for name in read):
         return ()
     needed = functools.reduce(operator.or_, (int(behind[name], 16) for name in read))
