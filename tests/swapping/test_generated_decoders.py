@@ -40,7 +40,7 @@ def assert_alike(folded, model, x):
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(programs, st.sampled_from([(3, 4, 5), (9, 16, 12), (8, 6, 12)]))
 @example([("add", 0, 0), ("chunk", 0, 0), ("cat", 1, 1)], (3, 4, 5))
 def test_every_adapter_folds_into_a_generated_decoder(program, widths):
