@@ -59,6 +59,7 @@ def is_visible(text):
     return all(line.isprintable() for line in text.split("\n"))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", RESULTS)
 def test_a_result_shows_them_as_text_in_every_form(kind, nets, tmp_path):
     result = RESULTS[kind](nets, tmp_path)

@@ -33,6 +33,7 @@ def adapted(name="Conv2d"):
     return aa.adapt(kind(3, 5, 2, 2), like=type(name, (nn.Conv2d,), {})(3, 8, 2, 2), inputs=torch.zeros(1, 3, 8, 8))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", [EVIL, "a\nb", 'quote"', '"""', "back\\slash", "\x1b[31m", "\u202eabc"])
 def test_a_class_of_any_name_becomes_a_file_of_one_class(name):
     text = aa.to_source(adapted(name))

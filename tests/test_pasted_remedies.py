@@ -118,6 +118,7 @@ def test_gradients_that_a_write_stops_are_told_in_a_line():
     )
 
 
+@pytest.mark.slow
 def test_an_axis_without_a_formula_has_a_code():
     class Odd(nn.Module):
         def forward(self, x):
@@ -139,6 +140,7 @@ class Judging(nn.Module):
         return found if float(found.sum()) > 0 else found + 1
 
 
+@pytest.mark.slow
 def test_a_model_that_was_never_exported_is_blamed_itself(tmp_path):
     model = aa.swap(Judging(), "backbone", new(), inputs=X)
     fault = error_of(lambda: aa.export(model, tmp_path / "net.pt2", inputs=X), aa.ExportError).mismatches[0]

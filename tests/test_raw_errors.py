@@ -165,6 +165,7 @@ RAW: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("name", RAW)
 def test_it_is_an_error_of_ours(name, tmp_path):

@@ -159,6 +159,7 @@ def test_drawn_signatures_survive_json(signature):
     assert Signature.model_validate_json(signature.model_dump_json()) == signature
 
 
+@pytest.mark.slow
 @QUICK
 @given(backbones())
 def test_drawn_backbones_are_captured(backbone):
@@ -255,6 +256,7 @@ def pyramid():
     return adapt(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 3, 2, 1)), like=texts, inputs=X)
 
 
+@pytest.mark.slow
 def test_verify_catches_every_mutant_by_the_check_that_is_named(pyramid):
     for mutant in mutants(pyramid):
         report = verify(mutant.module, pyramid.signature, inputs=X)

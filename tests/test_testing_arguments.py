@@ -69,6 +69,7 @@ class WrongAt404(nn.Module):
         return y[..., :-1] if y.shape[-1] == 101 else y
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("asked", "text"),
     [
@@ -97,6 +98,7 @@ def test_a_size_that_is_named_is_run():
         assert_adapts(WrongAt404(), X, like=OLD, sizes=[{"W": 404}])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("wrap", [str, lambda text: [text]], ids=["text", "list"])
 def test_a_contract_in_texts_takes_the_inputs_of_the_module(wrap):
     contract = wrap("f32[B, 8, floor(H/4), floor(W/4)]")

@@ -81,6 +81,7 @@ def test_where_no_formula_holds_the_smallest_counterexample_is_told():
     assert height <= 33
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("largest", [32, 100])
 def test_a_module_of_no_formula_has_not_the_signature_from_the_smallest_size_on(largest):
     mine = Mine(cut_if(lambda x: x.shape[2] > largest))

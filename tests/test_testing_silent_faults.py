@@ -92,6 +92,7 @@ class OnlyMultiples(Patches):
         return super().forward(x)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("made", "says"),
     [
@@ -119,6 +120,7 @@ def test_what_an_old_module_returns_infinite_may_stay_so():
     assert aa.verify(Infinite(), aa.capture(Infinite(), X), inputs=X)["sizes"].outcome == "passed"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("wrong", [lambda: OnlyMultiples(), lambda: RaisesAt([5]), lambda: RaisesAt([41])])
 def test_a_module_that_raises_where_another_runs_has_another_signature_either_way(wrong):
     assert_same_signature(Patches(), Patches(), X)

@@ -85,6 +85,7 @@ def test_no_verb_changes_parameters_that_a_forward_writes_to(verb, kind):
         VERBS[verb](old, new)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("verb", ["capture", "adapt", "verify"])
 def test_weights_that_are_written_as_an_array_of_numpy_are_put_back_too(verb):
     old, new = Writing(write_an_array, 4, 8), Writing(write_an_array, 6, 10)

@@ -121,6 +121,7 @@ def test_densenet_like_resnet_shows_rounding_down_against_rounding_up_and_is_exa
     assert [tuple(one.shape[2:]) for one in outputs] == [(49, 66), (25, 33), (13, 17), (7, 9), (4, 5)]
 
 
+@pytest.mark.slow
 def test_a_dict_of_points_is_served_with_features_projected_and_the_rest_bit_for_bit():
     old, new = PointNet(), PointTransformer().eval()
     net = aa.adapt(new, like=old, inputs=(cloud(), {}), outputs=READ).eval()
@@ -166,6 +167,7 @@ def test_a_backbone_without_indices_is_refused_by_the_name_of_the_leaf():
     assert "outputs=['fp2_features', 'fp2_xyz']" in said
 
 
+@pytest.mark.slow
 def test_indices_are_recovered_from_coordinates_when_the_caller_says_so():
     new = PointTransformer(indices=False)
     net = aa.adapt(new, like=PointNet(), inputs=(cloud(), {}), outputs=READ, indices="recover").eval()
@@ -229,6 +231,7 @@ def test_adapting_leaves_both_modules_and_the_random_generator_as_they_were():
     assert [len(module._forward_hooks) for one in (old, new) for module in one.modules()] == hooks
 
 
+@pytest.mark.slow
 def test_inputs_may_be_left_out_where_a_model_tells_its_size():
     net = aa.adapt(
         timm.create_model("resnet18", features_only=True), like=timm.create_model("resnet26", features_only=True)
@@ -236,6 +239,7 @@ def test_inputs_may_be_left_out_where_a_model_tells_its_size():
     assert net.signature.sizes() == {"B": 2, "H": 224, "W": 224}
 
 
+@pytest.mark.slow
 def test_a_level_without_channels_stays_without_channels():
     old = segmentation_models_pytorch.encoders.get_encoder("mit_b0", weights=None).eval()  # its second is `[B, 0, ..]`
     net = aa.adapt(timm.create_model("resnet18"), like=old, inputs=torch.randn(1, 3, 64, 96)).eval()

@@ -184,6 +184,7 @@ class WithImage(nn.Module):
         return [image, *self.body(image)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("project", ["needed", "always", "places"])
 def test_an_output_that_is_the_input_itself_is_passed_on_whatever_is_projected(project):
     net = aa.adapt(Pyramid(6, 8), like=WithImage(4, 8), inputs=IMAGE, project=project)

@@ -41,6 +41,7 @@ class Disturbed(nn.Module):
         return self.second(x)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("width", [8, 12], ids=["runs on what is left", "raises on what is left"])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_head_that_reads_what_is_cut_in_train_mode_is_cut_with_it(training, width, tmp_path):

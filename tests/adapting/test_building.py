@@ -175,6 +175,7 @@ def test_an_error_in_the_forward_pass_is_raised_and_nothing_is_printed(capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("container", [Pair, Record, BackboneOutput], ids=lambda cls: cls.__name__)
 def test_outputs_come_in_the_classes_of_the_old_module(container):
     if container is BackboneOutput:

@@ -119,6 +119,7 @@ class Mixed(nn.Module):
         return torch.cat([made[:, 0], made[:, 1:].mean(1)], 1)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("model", "told"),
     [

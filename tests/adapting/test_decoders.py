@@ -95,6 +95,7 @@ JOINS = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("join", JOINS)
 def test_what_comes_down_from_coarse_cells_does_not_move_those_that_it_meets(join: str) -> None:
     """The transposed convolutions alone lie 1.5 pixels to the left: a sound output was moved by that."""

@@ -44,6 +44,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ORDERS)
 def test_what_comes_first_may_be_the_deepest(name):
     tell, depths = ORDERS[name]
@@ -53,12 +54,14 @@ def test_what_comes_first_may_be_the_deepest(name):
     assert found == {str(depth): path for path, depth in depths.items()}
 
 
+@pytest.mark.slow
 def test_a_dict_of_them_is_served_by_depth():
     found = served(lambda states: states, lambda states: {"end": states[4], "a": states[0], "b": states[2]})
     assert found["end"] == "4"
     assert found["a"] < found["b"] < "4"
 
 
+@pytest.mark.slow
 def test_some_of_them_are_served_from_where_they_stand_in_their_own_order():
     assert list(served(lambda states: states, lambda states: (states[4], states[1])).values()) == ["4", "1"]
     assert list(served(lambda states: states, lambda states: {3: states[3], 1: states[1]}).values()) == ["3", "1"]
@@ -71,6 +74,7 @@ def chosen(new, old, depth):
     return [int(route.source.removeprefix("layers.")) for route in net.plan.routes]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("at", "depth", "served"),
     [
@@ -112,6 +116,7 @@ class Picture(nn.Module):
 IMAGE = torch.randn(2, 3, 64, 64)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("blocks", "depth", "served", "remark"),
     [
@@ -192,6 +197,7 @@ def counted(states):
     return {"last": states[-1], "hidden_states": tuple(states)}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("at", "depth", "served"),
     [

@@ -133,6 +133,7 @@ def test_what_the_plan_does_not_say_is_refused_where_the_plan_is_all_that_counts
     assert not (tmp_path / "net").exists()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "computed",
     [

@@ -87,6 +87,7 @@ WRITING = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("check", WRITING)
 def test_a_backbone_that_writes_to_its_input_under_one_condition_is_no_excuse(check):
     given = torch.randn(2, 3, 64, 64)
@@ -170,6 +171,7 @@ def speech(width: int) -> Wav2Vec2Model:
     return Wav2Vec2Model(Wav2Vec2Config(**sizes, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4)).eval()
 
 
+@pytest.mark.slow
 def test_masks_that_are_drawn_leave_each_item_a_frame_of_short_sound():
     mask = torch.ones(2, 400, dtype=torch.long)
     mask[1, 300:] = 0

@@ -130,6 +130,7 @@ class Finer(Embedding):
         self.stem = nn.Conv2d(3, self.stem.out_channels, 4, 4)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("end", "expected"), [(F.softmax, ["resample"]), (F.normalize, ["resample", "restore"])])
 def test_means_of_probabilities_over_cells_are_probabilities_and_those_of_norms_are_none(end, expected):
     old, new = Embedding(8, end, pooled=False), Finer(8, end, pooled=False)
@@ -192,6 +193,7 @@ class Activated(nn.Module):
         return maps.mean((1, 2)) if self.pooled else maps
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("end", "held", "step"), [(torch.sigmoid, "between 0 and 1", "sigmoid"), (torch.tanh, "between -1 and 1", "tanh")]
 )

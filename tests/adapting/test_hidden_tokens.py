@@ -74,6 +74,7 @@ FORMS = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_vector_of_a_sentence_does_not_change_with_its_padding_whatever_form_the_mask_has(form):
     kind, mask, alone, none = FORMS[form]

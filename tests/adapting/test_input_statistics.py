@@ -98,6 +98,7 @@ def _thirds() -> dict[str, object]:
     return {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("model", "expected"),
     [

@@ -98,6 +98,7 @@ FIRST = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("way", FIRST)
 def test_a_mean_of_tokens_for_a_vector_made_of_the_first_alone_is_said(way):
     old = Pooled(FIRST[way])

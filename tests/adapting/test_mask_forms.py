@@ -75,6 +75,7 @@ def test_what_one_form_hides_is_hidden_in_the_other(given, own):
     torch.testing.assert_close(net(TOKENS, MASKS[given]), by_hand(net, new, MASKS[own]))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("given", "own"), [("lengths", "shares"), ("shares", "lengths")])
 def test_lengths_and_shares_serve_each_other(given, own):
     new = Attending(6, own)
@@ -149,6 +150,7 @@ class Broadcasting(Attending):
         return y + nn.functional.scaled_dot_product_attention(y, y, y, attn_mask=shown)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("given", "own"), [("added", "numbers"), ("heads", "inverted"), ("numbers", "inverted"), ("inverted", "numbers")]
 )

@@ -55,6 +55,7 @@ MIXED = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("ways", WAYS)
 def test_flattened_maps_are_served_by_maps(ways: str) -> None:
     """The new network is the old one before it flattens: outputs are equal, at sizes that were not captured, too."""

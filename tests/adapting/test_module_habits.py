@@ -63,6 +63,7 @@ def test_gradients_that_the_bare_backbone_cuts_off_are_its_own():
     assert "the bare backbone does not keep: inputs" in report["gradients"].detail
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("as_new", [True, False])
 def test_layers_that_a_call_makes_are_asked_for_first(as_new):
     odd, plain = MakesALayer(4, 8).eval(), Pyramid(6, 8).eval()

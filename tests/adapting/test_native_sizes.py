@@ -253,6 +253,7 @@ def test_images_of_the_very_size_need_nothing() -> None:
     assert net.plan.inputs[0].steps == ()
 
 
+@pytest.mark.slow
 def test_native_is_refused_where_nothing_frees_the_module() -> None:
     mixer = timm.models.MlpMixer(img_size=64, patch_size=16, embed_dim=8, num_blocks=1, num_classes=2)
     left = aa.adapt(mixer, like=Levels(), inputs=torch.zeros(1, 3, 96, 96))
@@ -301,6 +302,7 @@ def test_cells_of_a_text_are_padded_where_none_is_stretched() -> None:
         assert torch.equal(net(image), net(F.pad(image, (0, 3, 0, 6))))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("resolution", [None, "native"])
 def test_a_contract_of_texts_alone_is_served_at_every_size_of_the_image(resolution: Literal["native"] | None) -> None:
     like = ["f32[B, 24, ceil(H/8), ceil(W/8)]"]
@@ -317,6 +319,7 @@ def test_a_contract_of_texts_alone_gets_images_resized_for_a_module_of_one_size(
     assert net(image)[0].shape == (1, 8, 5, 7)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("like", [nn.Conv2d(3, 4, 8, stride=8), "f32[B, 4, floor(H/8), floor(W/8)]"])
 def test_images_are_not_padded_for_a_module_of_one_size_since_larger_ones_would_be_cut(like: object) -> None:
     model = nn.Sequential(_OneSize(), nn.Conv2d(3, 4, 8, stride=8))

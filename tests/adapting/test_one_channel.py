@@ -63,6 +63,7 @@ def convolution(channels, dims=2):
     return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1](3, channels, 4, 4).eval()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("new", "old"), [(12, 1), (1, 8)])
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_a_convolution_of_one_channel_serves_and_is_served(new, old, dims):
@@ -75,6 +76,7 @@ def test_a_convolution_of_one_channel_serves_and_is_served(new, old, dims):
     assert net.verify().passed
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("text", ["f32[B, 1, H//4, W//4]", "f32[B, H//4, W//4, 1]", "f32[B, 1]", "f32[B, 1, 1, 1]"])
 def test_a_contract_of_one_channel_in_text_is_served(text):
     net = aa.adapt(convolution(8), like=text, inputs=torch.randn(2, 3, 16, 16))
@@ -105,6 +107,7 @@ class Depth(nn.Module):
         return features, self.depth(features)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("gate", [False, True])
 @pytest.mark.parametrize("stride", [2, 4, 8])
 def test_a_depth_serves_a_depth_and_features_features(gate, stride):

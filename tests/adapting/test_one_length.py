@@ -120,6 +120,7 @@ class Patches(nn.Module):
         return self.mix(torch.cat([self.others.expand(len(tokens), -1, -1), tokens], 1))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("width", [16, 24])
 @pytest.mark.parametrize("bands", [20, 48])
 @pytest.mark.parametrize("turned", [False, True])
@@ -150,12 +151,14 @@ def test_as_many_frames_as_channels_keep_their_places():
     assert int(moved.argmax()) in (14, 15, 16)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("tokens", "frames"), [(24, "floor(N/2)"), (12, "floor(N/4)"), (16, "floor(N/3)")])
 def test_frames_that_no_layer_tells_are_told_by_what_answers_to_them(tokens, frames):
     seen = aa.capture(Patches(tokens, 16).eval(), torch.randn(2, BANDS, 48))
     assert [str(*values.leaves) for values in (seen.inputs, seen.outputs)] == ["f32[B, 20, N]", f"f32[B, {frames}, 16]"]
 
 
+@pytest.mark.slow
 def test_frames_of_one_length_serve_those_of_another_rate_where_they_lie():
     x = torch.zeros(1, BANDS, 48)
     net = aa.adapt(Patches(24, 16).eval(), like=Patches(12, 16).eval(), inputs=x).eval()
@@ -202,6 +205,7 @@ def test_the_proposed_module_around_it_gives_frames():
     assert int((net(loud) - net(quiet)).norm(dim=2).argmax()) in (14, 15)
 
 
+@pytest.mark.slow
 def test_tokens_of_one_number_serve_each_other_and_a_wider_one_is_projected():
     x = torch.randn(2, BANDS, 48)
     new, old = Patches(24, 16).eval(), Patches(24, 24).eval()
@@ -223,6 +227,7 @@ class Turned(nn.Module):
         return self.module(features.mT)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("first", "given_first"), [(True, True), (True, False), (False, True)])
 def test_frames_first_are_stretched_as_channels_first_are(first, given_first):
     x = torch.randn(2, BANDS, 48)

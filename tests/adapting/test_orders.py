@@ -118,6 +118,7 @@ def test_cells_in_windows_are_asked_for():
         aa.adapt(fixed, like=contract("f32[B, 5, floor(H/8), floor(W/8)]", FIXED), inputs=example(FIXED))
 
 
+@pytest.mark.slow
 def test_a_model_that_lists_levels_of_windows_is_told_to_return_them_as_maps_and_then_serves():
     new, x = Hiera(img_size=(64, 64), embed_dim=8, num_heads=1, stages=(1, 1, 1), q_pool=2).eval(), example()
     old = aa.capture(Pyramid(4, 6, 8, 10), x)
@@ -159,6 +160,7 @@ def test_the_order_of_interpolated_cells_is_told_although_a_shift_by_one_hardly_
     assert (spec.cells, spec.trailing) == (told, 0 if told == "unknown" else way.get("behind", 0))
 
 
+@pytest.mark.slow
 def test_verify_sees_cells_in_another_order():
     old = Listed(behind=1).eval()
     for other in (Listed(before=1), Listed("columns", behind=1)):

@@ -96,6 +96,7 @@ def test_tokens_of_another_stride_come_from_the_blocks_not_from_a_convolution_in
     assert made.kept.depth > 0.75
 
 
+@pytest.mark.slow
 def test_levels_of_a_pyramid_still_come_from_what_stands_in_front_of_the_blocks():
     old = timm.create_model("resnet10t", features_only=True, out_indices=(1, 2, 3))
     new = aa.capture(convolutions_in_front(), torch.zeros(2, 3, 64, 64), inner=True)
@@ -187,6 +188,7 @@ def test_shallow_levels_of_a_list_are_still_served_by_shallow_blocks():
     assert found == {"0": "blocks.1", "1": "blocks.2"}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("width", [12, 16])
 def test_a_result_beside_a_list_of_states_is_served_by_the_result_not_by_the_last_state(width):
     old, new = Patches(2, 16, listing=True), Patches(2, width, listing=True)

@@ -66,6 +66,7 @@ def at_the_moment(new: nn.Module, paths: tuple[str, ...], x: torch.Tensor) -> li
     return [taken[path] for path in paths]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("paths", TAPS)
 def test_a_tap_gives_the_value_of_its_module_whatever_writes_over_it_later(paths):
     new, x = Overwriting().eval(), torch.randn(2, 3, 32, 32)

@@ -94,6 +94,7 @@ def test_an_optimiser_takes_the_groups(model):
     assert float(step["body.adapters.1.project.weight"] / step["head.0.weight"]) == pytest.approx(10, rel=1e-3)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "copied",
     [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), copy.copy],
@@ -121,6 +122,7 @@ def test_adapters_that_were_left_as_they_were_stay_fresh(model, monkeypatch):
     assert rates(model)["adapters"] == 10.0
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("written", [False, True])
 def test_a_state_dict_says_which_adapters_are_calibrated(tmp_path, written):
     torch.manual_seed(0)

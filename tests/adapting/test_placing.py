@@ -64,6 +64,7 @@ def test_adapted_cells_lie_within_half_a_step_of_the_old_ones(pair, turned):
     assert {check.name: check.outcome for check in verified.checks}["centres"] == "passed"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("strides", [(4, 3), (3, 5), (6, 4)])
 def test_cells_of_steps_that_share_few_remainders_are_verified_at_every_size(strides):
     new, old = (stack(2, (5, stride, 2)) for stride in strides)

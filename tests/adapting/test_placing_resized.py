@@ -30,6 +30,7 @@ def without_padding() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 3, 11, 2), nn.Conv2d(3, 3, 11, 2)).eval()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [(96, 96), (64, 128), (101, 75)])
 def test_cells_of_a_resized_image_lie_where_those_without_padding_lay(size):
     net = aa.adapt(Patches().eval(), like=without_padding(), inputs=IMAGE).eval()

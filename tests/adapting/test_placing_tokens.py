@@ -45,6 +45,7 @@ PAIRS = {
 SIZES = {2: (112, 143), 3: (56, 61)}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("pair", PAIRS)
 def test_cells_behind_leading_tokens_lie_where_those_of_maps_do(pair):
@@ -90,6 +91,7 @@ def test_what_a_calibration_expects_before_resampled_tokens_lies_at_their_own_ce
     torch.testing.assert_close(undone[inner], expected[inner])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(("leading", "trailing"), [(0, 1), (1, 4), (2, 7)])
 @pytest.mark.parametrize("pair", ["patches, smaller patches", "halves, rounded otherwise", "clips"])

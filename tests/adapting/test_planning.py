@@ -38,6 +38,7 @@ def test_a_plan_comes_back_from_json_and_builds_the_same_module(kind):
     assert aa.build(made.new, again).code == net.code
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_specs_of_a_route_follow_from_its_steps_and_end_in_the_contract(kind):
     plan = example(kind)[1].plan

@@ -151,6 +151,7 @@ def test_an_image_is_resized_to_the_legal_size_at_which_the_levels_have_the_want
     assert net.verify(sizes=[{"H": 75, "W": 97}, {"H": 84, "W": 55}]).passed
 
 
+@pytest.mark.slow
 def test_an_unknown_conversion_is_refused_with_the_known_ones():
     with pytest.raises(MatchError, match="some of layout, channels, size"):
         aa.adapt(pyramid("resnet18"), like=pyramid("resnet34"), convert_inputs=("colour",))
@@ -169,6 +170,7 @@ class Clips(nn.Module):
         return made, self.pool(made)
 
 
+@pytest.mark.slow
 def test_clips_too_small_for_a_backbone_are_enlarged():
     old = nn.Conv3d(3, 4, (2, 8, 8), (2, 8, 8))
     net = aa.adapt(Clips(), like=old, inputs=torch.zeros(2, 3, 4, 48, 40))

@@ -56,6 +56,7 @@ def test_what_is_no_table_of_cells_in_rows_is_left_at_its_size(kind):
     assert "resize to 32" in str(net.plan)
 
 
+@pytest.mark.slow
 def test_the_module_itself_and_its_class_stay_as_they_are():
     model, kept, _ = freed(Registers)
     assert type(model) is Registers

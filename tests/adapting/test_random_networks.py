@@ -60,6 +60,7 @@ def centres_by_hand(shapes: list[Shape]) -> tuple[float, int]:
 SHAPES = st.builds(Shape, st.integers(1, 4), st.integers(1, 2), st.integers(0, 2), st.integers(1, 2))
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=8, database=None)
 @given(st.lists(SHAPES, min_size=2, max_size=4), st.lists(SHAPES, min_size=2, max_size=4), st.data())
 def test_depth_is_monotone_centres_are_right_and_the_kept_share_is_as_counted(old, new, data):

@@ -220,6 +220,7 @@ class Elsewhere:
         self.device = torch.device("xla:0")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_input_is_refused_with_the_place_what_was_expected_found_and_to_do(name):
     call, error, said = REFUSED[name]

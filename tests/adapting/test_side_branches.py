@@ -142,6 +142,7 @@ def ran(net: nn.Module, x: torch.Tensor) -> set[str]:
     return called
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("make", "cut"),
     [

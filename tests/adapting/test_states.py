@@ -61,6 +61,7 @@ def test_the_states_of_more_layers_are_not_made_up(more):
         aa.adapt(layers(nn.GRU, 6), like=layers(nn.GRU, 4, **more), inputs=TOKENS)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"bidirectional": True}])
 def test_a_vector_is_made_of_the_states_of_all_layers_and_directions_at_the_end(options):
     new = layers(nn.LSTM, 6, **options)

@@ -348,6 +348,7 @@ def test_equal_numbers_of_different_things_are_told_apart_at_one_image_size(name
     assert [route.source for route in net.plan.routes] == taps
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["test_efficientnet", "mobilenetv4_conv_small_035"])
 def test_a_stage_of_single_layers_is_read_where_it_is_read_under_gradient_checkpointing(name):
     """timm then runs the layers of all stages one by one, so that no stage is called."""

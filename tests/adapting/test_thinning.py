@@ -64,6 +64,7 @@ def test_entries_are_taken_on_any_axis():
     assert torch.equal(taken[1], values[1][:, [1, 1]])
 
 
+@pytest.mark.slow
 def test_fewer_points_than_wanted_are_refused_with_the_option_to_repeat():
     with pytest.raises(SwapError, match='there are 12 points or tokens and 16 are wanted; thin="repeat"'):
         swap(PointDetector(), "backbone_net", PointTransformer(count=12), inputs=SCENE)
@@ -75,6 +76,7 @@ def test_fewer_points_than_wanted_are_refused_with_the_option_to_repeat():
     assert torch.equal(made["fp2_xyz"][:, :4], made["fp2_xyz"][:, 12:])
 
 
+@pytest.mark.slow
 def test_thinned_indices_can_be_recovered_from_thinned_coordinates():
     new = PointTransformer(count=24, indices=False)
     detector = swap(PointDetector(), "backbone_net", new, inputs=SCENE, indices="recover")
@@ -91,6 +93,7 @@ def test_points_are_never_mixed_up_with_channels_of_the_same_number():
     assert steps == ["project"]
 
 
+@pytest.mark.slow
 def test_a_plan_with_thinning_survives_json_and_copies():
     import copy
 

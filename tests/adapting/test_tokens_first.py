@@ -94,6 +94,7 @@ def test_states_of_a_recurrent_layer_list_the_samples_of_its_input():
     ]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("old_first", [False, True])
 @pytest.mark.parametrize("kind", [Recurrent, Attending])
 def test_samples_are_not_read_as_tokens_where_the_new_module_takes_the_other_order(kind, old_first):

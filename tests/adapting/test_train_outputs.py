@@ -133,6 +133,7 @@ AUXILIARY = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", AUXILIARY)
 def test_what_train_mode_adds_beside_an_output_leaves_it_in_its_place(case):
     in_eval, give, found = AUXILIARY[case]

@@ -77,6 +77,7 @@ def test_blocks_behind_an_embedding_count_although_they_are_nested_more_than_it(
     assert taken(levit(), 224, 16) == ["levit.encoder.stages.0.layers.3"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["ViT", "DeiT"])
 def test_the_blocks_inside_a_wrapped_trunk_are_shared_out(kind):
     config = getattr(transformers, f"{kind}Config")(**SMALL)

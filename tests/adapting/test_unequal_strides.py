@@ -29,6 +29,7 @@ class Stages(nn.Module):
         return found
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "strides",
     [
@@ -64,6 +65,7 @@ def test_the_last_of_several_levels_of_one_stride_is_the_deepest_whether_it_is_w
 SQUARE = ((2, 2), (2, 2), (1, 1), (1, 1), (2, 2))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("strides", "old", "new"),
     [
@@ -80,6 +82,7 @@ def test_levels_of_the_very_same_strides_serve_each_other_however_widths_grow(st
     assert all(route.source == route.target for route in plan.routes), plan
 
 
+@pytest.mark.slow
 def test_a_level_of_a_network_that_was_cut_comes_from_between_the_levels_of_a_dilated_one():
     image = torch.randn(1, 3, 96, 96)
     old = timm.create_model("resnet10t", features_only=True, out_indices=(1, 2))

@@ -198,6 +198,7 @@ class Endless(nn.Module):
         return self.net(image)
 
 
+@pytest.mark.slow
 def test_a_check_that_takes_too_long_in_this_process_is_stopped_and_says_so():
     net = sound()
     report = aa.verify(Endless(net), net.signature, inputs=image(), sizes=[{}], thorough=True, seconds=1)

@@ -44,6 +44,7 @@ class Seeding(Pyramid):
         return super().forward(x)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("new", "said"),
     [
@@ -113,6 +114,7 @@ class TableOnce(nn.Module):
         return made * self.table
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("new", "dtype", "returns"),
     [

@@ -18,6 +18,7 @@ def adapted(new: nn.Module | None = None):
     return aa.adapt(new or nn.Conv2d(3, 5, 2, stride=2), like=old, inputs=image())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("dtype", "name"), [(torch.float64, "f64"), (torch.bfloat16, "bf16"), (torch.float16, "f16")])
 def test_a_module_that_was_cast_is_verified_in_its_dtype_and_the_report_says_so(dtype, name):
     report = adapted().to(dtype).verify()

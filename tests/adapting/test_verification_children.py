@@ -31,6 +31,7 @@ def rows(net, *names, seconds=60, memory=1 << 30, tell=lambda text: None):
     return list(in_children(asked(net), names or ["export"], seconds=seconds, memory=memory, tell=tell))
 
 
+@pytest.mark.slow
 def test_a_crash_while_a_module_is_exported_is_one_failed_check():
     report = aa.verify(Killed(LAYER), aa.capture(LAYER, image()), inputs=image(), sizes=[{}], thorough=True)
     assert [check.name for check in report.checks if check.outcome == "failed"] == ["export"]

@@ -27,6 +27,7 @@ class RoundsOtherwise(Low):
         return super().forward(x) * (1 + (len(x) == 1) * 2**-7)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
 def test_the_last_bit_of_a_low_precision_output_may_fall_otherwise(dtypes):
     new, old = RoundsOtherwise(4, dtypes[0]), Low(8, dtypes[1])

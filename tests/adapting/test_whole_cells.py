@@ -65,6 +65,7 @@ def test_whole_cells_are_the_cells_of_the_source():
     assert net.plan.routes[0].remark.endswith("cells, rounded otherwise: the last one is left out or repeated")
 
 
+@pytest.mark.slow
 def test_verify_sees_a_stretch_where_counts_differ_at_other_sizes_alone():
     new, old = merged(2), floored(2)
     net = aa.adapt(new, like=old, inputs=ramp(2, 128))

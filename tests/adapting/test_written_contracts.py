@@ -20,6 +20,7 @@ def new() -> nn.Module:
     return timm.create_model("test_resnet").eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 4])
 def test_images_of_other_channels_are_the_inputs_of_the_contract(new: nn.Module, channels: int) -> None:
     given = torch.rand(2, channels, 64, 96)
@@ -29,6 +30,7 @@ def test_images_of_other_channels_are_the_inputs_of_the_contract(new: nn.Module,
     assert net.verify(given).passed
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("inputs", "found"),
     [

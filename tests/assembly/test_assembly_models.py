@@ -87,6 +87,7 @@ def test_a_resolved_config_assembles_to_the_same_model(text: str, backbone: str)
     assert _round_trips(assemble(_config(text, backbone)))
 
 
+@pytest.mark.slow
 def test_a_resolved_config_says_where_cells_lie_and_they_come_to_lie_there() -> None:
     dense = (
         "input: f32[B, 3, 64, 64]\nbackbone: timm:resnet18\nhead: {type: DenseHead, num_classes: 4, from: backbone.c3}"
@@ -104,6 +105,7 @@ def test_a_resolved_config_says_where_cells_lie_and_they_come_to_lie_there() -> 
     assert [step.op for step in assemble(pinned).report.plans["backbone"].routes[0].steps] == ["resize"]
 
 
+@pytest.mark.slow
 def test_a_level_that_is_made_at_another_stride_sees_the_whole_image() -> None:
     model = assemble(_config(PYRAMID, "ResNet_CIFAR")).eval()
     image = torch.rand(1, 3, 64, 64, requires_grad=True)
@@ -156,6 +158,7 @@ def test_a_silent_change_of_stride_is_reported_though_channels_agree() -> None:
     assert "single cell" not in str(small.report)
 
 
+@pytest.mark.slow
 def test_a_pinned_input_is_held_when_the_backbone_changes() -> None:
     pinned = write_yaml(assemble(_config(POOL, "ResNet_CIFAR")).config).replace(
         "type: ResNet_CIFAR", "type: timm:resnet18"
@@ -186,6 +189,7 @@ def test_a_lock_file_holds_neck_and_head_fixed(tmp_path: Path) -> None:
     assert capture(old.backbone, torch.zeros(2, 3, 64, 64)).diff(signature) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "typed", ["neck: GlobalAveragePooling\nhead: {type: LinearClsHead, num_classes: 10, in_channels: 2048}"]
 )
@@ -277,6 +281,7 @@ def _registry() -> Registry:
     return registry
 
 
+@pytest.mark.slow
 def test_an_unannotated_part_gets_what_stands_before_it_also_behind_an_adapter() -> None:
     text = """
     input: f32[B, 3, 64, 64]

@@ -86,6 +86,7 @@ def test_each_class_of_a_pixel_is_compared_by_itself(classes: int) -> None:
     torch.testing.assert_close(focal, (single * wrong**2 / 2).mean())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("several", [True, False])
 def test_a_published_decode_head_trains_on_targets_of_the_size_of_the_image(several: bool) -> None:
     entry = {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0}

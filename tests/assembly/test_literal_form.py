@@ -128,6 +128,7 @@ def test_the_literal_config_assembles_trains_on_digits_and_counts_accuracies(
     assert found["accuracy_top5"] == torch.tensor(among).float().mean()
 
 
+@pytest.mark.slow
 def test_the_model_around_the_parts_is_unwrapped() -> None:
     expected = assemble(_literal()).config
     for config in (
@@ -211,6 +212,7 @@ def test_the_class_token_and_the_last_map_are_those_behind_the_last_norm() -> No
     torch.testing.assert_close(swin(images), swin.head.fc(found.mean((2, 3))))
 
 
+@pytest.mark.slow
 def test_the_style_says_which_convolution_of_a_block_steps() -> None:
     for style, expected in (("pytorch", ((1, 1), (2, 2))), ("caffe", ((2, 2), (1, 1)))):
         model = assemble({"input": SMALL, "backbone": {"type": "ResNet", "depth": 50, "style": style}})
@@ -314,6 +316,7 @@ def test_dilations_that_the_zoo_has_not_are_refused_with_what_it_has(arguments: 
         assemble({"input": SMALL, "backbone": {"type": "ResNet", "depth": 18, **arguments}})
 
 
+@pytest.mark.slow
 def test_a_detector_s_necks_take_levels() -> None:
     backbone = {"type": "ResNet", "depth": 18, "out_indices": (1, 2, 3)}
     neck = {

@@ -15,6 +15,7 @@ from autoadapt.assembly import assemble
 from autoadapt.errors import AssemblyError
 
 
+@pytest.mark.slow
 def test_a_part_from_allowed_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_parts_of_a_test.py").write_text(
         "import torch\nclass Head(torch.nn.Linear):\n    def __init__(self, in_channels: int, classes: int):\n"
@@ -92,6 +93,7 @@ class Last(nn.Module):
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("source", [{}, {"from": "neck"}, {"from": "neck.0"}])
 def test_a_package_beside_the_script_loads_with_tuples_of_one_level(
     source: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

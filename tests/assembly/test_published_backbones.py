@@ -51,6 +51,7 @@ def _attended(block: Any, map_HWC: torch.Tensor) -> torch.Tensor:
     return made
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("which", [0, 1])
 def test_windows_of_mmdets_swin_are_padded_before_they_are_shifted(which: int) -> None:
     torch.manual_seed(0)

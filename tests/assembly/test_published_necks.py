@@ -156,6 +156,7 @@ def test_a_head_behind_a_pyramid_takes_the_level_of_its_place() -> None:
     assert assemble(model.config, registry=PARTS).config == model.config
 
 
+@pytest.mark.slow
 def test_levels_before_the_pyramids_first_are_counted_for_the_backbone_alone() -> None:
     retina = {**NECK, "start_level": 1, "add_extra_convs": "on_input", "num_outs": 5}
     head = {"type": "FCNHead", "in_channels": 8, "in_index": 0, "channels": 4, "num_classes": 2}
@@ -168,6 +169,7 @@ def test_levels_before_the_pyramids_first_are_counted_for_the_backbone_alone() -
     torch.testing.assert_close(list(levels.values()), published(model.neck, inputs, "on_input", 1, 4, 5, relu=False))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("typed", [{"in_channels": CHANNELS[1:]}, {}])
 def test_a_pyramid_of_the_levels_that_the_config_names_has_their_strides(typed: dict[str, Any]) -> None:
     neck = {"type": "FPN", "out_channels": 8, "num_outs": 4, **typed}
@@ -195,6 +197,7 @@ def test_the_last_level_by_index_is_the_last_though_another_is_coarser() -> None
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 2, 8, 8)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("norm", [None, {"type": "GN", "num_groups": 4}])
 def test_an_activation_of_null_is_none(norm: dict[str, Any] | None) -> None:
     """The neck of mmdet's DETRs says `act_cfg=None`."""

@@ -31,6 +31,7 @@ def _loaded(states: dict[str, Tensor], folder: Path, **entry: Any) -> AssembledM
     return assemble({"input": "f32[B, 3, 32, 32]", "backbone": {**NET, "init_cfg": start}}, allow=[path])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("entry", [{}, {"scope": "backbone"}])
 def test_a_stem_that_a_file_has_under_other_names_is_told_to_keep_its_start(
     states: dict[str, Tensor], tmp_path: Path, entry: dict[str, Any]
@@ -52,6 +53,7 @@ def test_another_shape_and_layers_of_a_deeper_network_are_told(states: dict[str,
     assert "layer1.2.* (1 unexpected)" in remark
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("entry", [{"scope": "backbone"}, {"include": ["layer1.0.*"]}])
 def test_what_fits_or_is_left_out_by_the_config_itself_is_no_remark(
     states: dict[str, Tensor], tmp_path: Path, entry: dict[str, Any]

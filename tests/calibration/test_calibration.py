@@ -96,6 +96,7 @@ def test_the_old_backbone_the_old_model_and_a_head_all_mean_the_same():
     assert scores[0] == pytest.approx(scores[2])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "data",
     [

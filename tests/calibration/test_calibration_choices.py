@@ -28,6 +28,7 @@ def test_without_a_head_the_cosine_decides_and_named_families_go_by_cross_valida
     assert reasons["ridge"] == "generalised cross-validation, since no head was given"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("solver", [one for one in get_args(Solver) if one != "auto"])
 def test_every_family_can_be_asked_for(solver):
     old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
@@ -87,6 +88,7 @@ def test_a_loss_of_the_caller_is_asked_image_by_image_so_that_its_spread_is_know
     assert set(asked) == {1}
 
 
+@pytest.mark.slow
 def test_refining_is_kept_only_where_held_out_images_gain():
     old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
     plain, refined = (model_with(old, new) for _ in range(2))
@@ -101,6 +103,7 @@ def test_refining_is_kept_only_where_held_out_images_gain():
     assert all(p.grad is None for model in (old, refined) for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_heads_are_run_as_copies_in_eval_mode_and_get_no_gradients():
     old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
     head = nn.Sequential(Reader((4, 6)), nn.Dropout(0.5)).train()
@@ -152,6 +155,7 @@ def test_a_run_that_was_cut_goes_on_where_it_stopped(tmp_path):
         torch.testing.assert_close(left, right, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [3, 4, 16, 32])
 def test_a_run_that_was_cut_goes_on_with_batches_of_another_size(size, tmp_path):
     old, new, state = Model((4, 6)).eval(), Pyramid((3, 5), seed=1), tmp_path / "state.safetensors"

@@ -221,6 +221,7 @@ def test_faults_are_calibration_errors():
         calibrate(model, at="backbone", like=old, data=[])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("options", "text", "remedy"),
     [
@@ -278,6 +279,7 @@ def test_adapters_that_are_computed_from_others_are_refused_before_anything_runs
         assert same(before, weights(model))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("wrap", [torch.optim.swa_utils.AveragedModel, torch.nn.DataParallel])
 def test_the_old_model_of_one_that_is_wrapped_is_that_of_what_it_holds(wrap):
     old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
@@ -289,6 +291,7 @@ def test_the_old_model_of_one_that_is_wrapped_is_that_of_what_it_holds(wrap):
     assert found.outputs == plain.outputs
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("batch", "remedy"),
     [

@@ -240,6 +240,7 @@ def test_a_function_that_fails_is_an_error_and_changes_nothing():
     assert same(before, weights(model))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("augment", ["some", 1, None, 2.5])
 def test_anything_else_is_refused_before_anything_runs(augment):
     model, old = pair()

@@ -118,6 +118,7 @@ def test_a_step_means_the_same_whatever_the_scales_of_the_channels_are():
     torch.testing.assert_close(answers[0], answers[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("refine", ["auto", 4])
 def test_where_head_or_loss_pass_no_gradient_the_closed_form_is_kept_and_a_remark_says_so(refine):
     old, new = Model((4, 6)).eval(), Pyramid((3, 5), seed=1)
@@ -152,6 +153,7 @@ class Strided(nn.Sequential):
         super().__init__(nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, channels, 3, 2, 1), *last)
 
 
+@pytest.mark.slow
 def test_the_figures_of_features_are_those_of_what_is_written_after_steps_as_well():
     old, new, fresh = Strided(48, 1, nn.ReLU()).eval(), Strided(24, 2).eval(), pictures(256, size=32, seed=99)
     with torch.no_grad():

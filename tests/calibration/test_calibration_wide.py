@@ -37,6 +37,7 @@ def calibrated(new, old, data=IMAGES, **options):
     return calibrate(net, like=old, data=data.split(8), **options), net
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("judged", [True, False])
 def test_old_to_old_is_explained_wholly(judged):
     old = Wide(0)

@@ -86,6 +86,7 @@ def test_without_processes_nothing_is_summed():
     assert combined(moments) is moments
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [3, 8])
 def test_the_cut_into_batches_does_not_matter(size, monkeypatch):
     monkeypatch.setattr(made_images, "MADE", 8)

@@ -94,6 +94,7 @@ def test_results_are_json_that_reads_back() -> None:
     assert Verification.model_validate_json(run("verify", *call).stdout).passed
 
 
+@pytest.mark.slow
 def test_a_signature_is_shown_saved_and_adapted_to(folder: Path) -> None:
     result = run("capture", "timm:resnet18", "--levels", "--out", "old.json")
     assert result.exit_code == 0
@@ -185,6 +186,7 @@ def test_several_inputs_are_several_arguments(folder: Path) -> None:
         assert "right" in result.stdout
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("arguments", "said", "remedy"),
     [

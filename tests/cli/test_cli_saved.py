@@ -48,6 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_is_a_model_for_every_command_that_takes_one(folder: Path) -> None:
     captured = run("capture", "net")
     assert captured.exit_code == 0, captured.output
@@ -85,6 +86,7 @@ def test_what_is_adapted_already_is_not_put_into_a_folder_that_nothing_could_rea
     assert not (folder / "other").exists()
 
 
+@pytest.mark.slow
 def test_titles_name_models_with_their_origin(folder: Path) -> None:
     named, image = "timm:test_resnet (ResNet, adapted)", ("--input", "f32[1, 3, 64, 64]")
     assert run("check", "net", "lock.json", "--update").exit_code == 0
@@ -113,6 +115,7 @@ def test_written_source_is_a_model_only_where_it_is_allowed(folder: Path) -> Non
     assert "f32[B, 8, ceil(H/4), ceil(W/4)]" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_is_exported_and_read_back(folder: Path) -> None:
     result = run("export", "net", "net.pt2")
     assert result.exit_code == 0, result.output
@@ -302,6 +305,7 @@ def test_what_is_to_be_pasted_stays_in_one_line(folder: Path) -> None:
     assert "\n" not in _pasted(f"--expect-missing {names} --expect-missing {names}")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("pair", "remedy"),
     [

@@ -94,6 +94,7 @@ def test_a_swap_that_is_refused_saves_nothing(folder: Path) -> None:
     assert not (folder / "none").exists()
 
 
+@pytest.mark.slow
 def test_an_adapter_is_folded_away_and_what_is_left_is_written(folder: Path) -> None:
     result = run("fold", "model", "folded.pt2", "--allow", "mine.py", *IMAGE)
     assert result.exit_code == 0, result.output

@@ -42,6 +42,7 @@ def test_a_swap_says_what_it_would_do_or_why_it_is_refused(folder: Path) -> None
     assert run("swap", "mine.py:Net", "head", "conv1x1", "--input", "f32[1, 3, 32, 32]").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_backbone_that_is_no_submodule_is_offered_as_a_span_which_swap_takes(folder: Path) -> None:
     image = ("--input", "f32[2, 3, 64, 64]")
     offered = run("regions", "torchvision:resnet18", *image)

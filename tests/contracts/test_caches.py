@@ -26,6 +26,7 @@ def assert_right(module):
             assert torch.equal(module(x), expected(module, x))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", [*CACHING, *ODD])
 def test_old_and_new_model_work_after_they_were_captured_and_adapted(kind):
     old, new = kind(), kind(6)

@@ -48,6 +48,7 @@ def ran(module, *shape):
         return module(torch.zeros(shape)).shape
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(chains, st.integers(60, 200), st.integers(60, 200), st.integers(1, 4))
 def test_chains_of_convolutions_poolings_and_upsamplings_are_exact_at_sizes_never_seen(chain, height, width, batch):
@@ -241,6 +242,7 @@ def test_what_cannot_run_without_values_is_run_for_real():
     assert "gather(inputs.cloud[..., :3], 1, fp2_inds) == fp2_xyz" in map(str, signature.invariants)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("given", [{}, {"before": torch.zeros(1)}], ids=["empty", "filled"])
 def test_an_argument_that_is_filled_in_is_found(given):
     assert aa.capture(PointNet(), (cloud(), given)).filled == {"end_points": ""}

@@ -91,6 +91,7 @@ def test_trailing_tokens_are_told_as_the_fourth_number_and_dropped_behind_the_gr
     assert [(step.count, step.at_end) for step in drops] == [(1, False), (3, True)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("told", "said"),
     [
@@ -108,6 +109,7 @@ def test_a_grid_that_does_not_fit_its_tensor_is_refused_with_the_numbers(told, s
     assert said.partition("; e.g. ")[2] in str(refused.value)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "path", "grid", "before"),
     [

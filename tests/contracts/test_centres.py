@@ -30,6 +30,7 @@ def layer(spatial, kernel, stride, padding, dilation, kind):
     return averaging(spatial, kernel, stride=stride, padding=padding, dilation=dilation)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 2), st.lists(KERNELS, min_size=1, max_size=4))
 @example(1, [(1, 1, 0, 1, "pool")])  # whose axes are told by nothing

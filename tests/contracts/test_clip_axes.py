@@ -33,6 +33,7 @@ def test_a_volume_of_4_x_4_x_4_tokens_is_no_image_of_8_x_8():
     assert [captured.axes[axis].step for axis in "THW"] == [0, 0, 0]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("patch", [(8, 8, 4), (4, 8, 8), (8, 4, 8)])
 def test_cells_of_volumes_may_be_flatter_along_any_axis(patch):
     module = ListedClip(size=(32, 32, 32), patch=patch)
@@ -40,6 +41,7 @@ def test_cells_of_volumes_may_be_flatter_along_any_axis(patch):
     assert found == "*".join(f"floor({axis}/{side})" for axis, side in zip("THW", patch, strict=True))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("layout", ["b c t h w", "b t c h w", "b t h w c"])
 def test_the_axes_of_clips_are_named_in_each_layout(layout):
     clip = einops.rearrange(torch.randn(2, 3, 8, 32, 48), f"b c t h w -> {layout}")
@@ -68,6 +70,7 @@ class Folded(nn.Module):
         return tokens if self.folded else einops.rearrange(tokens, "(b t) n c -> b t n c", b=len(x))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("folded", "expected"),
     [(True, ["B*T", "floor(H/8)*floor(W/8)", "12"]), (False, ["B", "T", "floor(H/8)*floor(W/8)", "12"])],

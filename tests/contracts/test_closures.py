@@ -190,6 +190,7 @@ def equal(left, right):
     return len(left) == len(right) and all(map(torch.equal, left, right))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", HOLDING, ids=lambda kind: kind.__name__)
 def test_an_adapted_module_runs_its_own_parts_and_leaves_those_of_the_given_alone(kind):
     old, new, x = kind(8), kind(4), torch.rand(2, 3, 32, 32)

@@ -83,6 +83,7 @@ def test_dtypes_are_those_of_a_real_run():
     assert str(aa.capture(OtherDtype(), X).outputs["output"]) == HALVES.replace("f32", "f64")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [X, None])
 def test_a_half_precision_module_that_raises_at_its_first_call_is_refused(inputs):
     half = nn.Conv2d(3, 4, 2, 2, bias=False).half()
@@ -92,6 +93,7 @@ def test_a_half_precision_module_that_raises_at_its_first_call_is_refused(inputs
     assert "module.to(torch.float32), or inputs of torch.float16" in str(caught.value)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", [EverySecondForReal, RandomRows, LessAt224])
 @while_threads_sleep
 def test_shapes_that_break_the_contract_in_a_real_run_are_refused(kind):

@@ -24,6 +24,7 @@ import autoadapt as aa
 X = torch.rand(2, 3, 64, 48)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("kind", "expected", "found"),
     [

@@ -113,6 +113,7 @@ class OfGraphs(Encoder):
         return sums / batch.bincount(minlength=count).clamp(min=1)[:, None]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("graphs", [2, 3, 5, 6])
 def test_the_number_of_graphs_is_no_function_of_that_of_nodes(graphs):
     batch = torch.arange(NODES) * graphs // NODES
@@ -133,6 +134,7 @@ def test_nodes_are_no_graphs():
         aa.adapt(OfNodes(5), like=OfGraphs(8), inputs=(*GRAPH, torch.arange(NODES) // 6))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("sizes", [(6, 4, 8), (3, 3, 3), (4,) * 5, (2,) * 4, (1,) * 4, (1, 1, 1), (1, 1)])
 def test_few_nodes_of_several_graphs_are_enough(sizes):
     batch, nodes = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), sum(sizes)

@@ -54,6 +54,7 @@ class Turned(nn.Module):
         return made
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("module", "ahead"),
     [
@@ -86,6 +87,7 @@ class Mixing(nn.Module):
         return mixed
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("weights", "ahead"),
     [

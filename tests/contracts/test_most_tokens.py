@@ -25,6 +25,7 @@ class Positions(nn.Module):
         return mixed
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("most", [20, 40, 77, 512])
 @pytest.mark.parametrize("given", ["few", "all", "all but one"])
 def test_the_number_of_tokens_varies_downwards(most: int, given: str) -> None:

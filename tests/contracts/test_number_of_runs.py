@@ -64,6 +64,7 @@ class Uneven(nn.Module):
         return self.patch(x)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("module", "steps"),
     [

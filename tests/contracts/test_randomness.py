@@ -135,6 +135,7 @@ class EvenDraw(nn.Module):
         return self.conv(x)[:, :, : self.draw()]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("draw", SIZES)
 @while_threads_sleep
 def test_a_size_that_is_drawn_is_seen_at_the_first_capture(draw):

@@ -38,6 +38,7 @@ def runs_at(module: nn.Module, size: int) -> bool:
     return True
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("joins", "values", "size"),
     [(1, False, 108), (1, False, 109), (1, False, 156), (2, False, 124), (2, False, 128), (2, True, 224)],

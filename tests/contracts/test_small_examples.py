@@ -25,6 +25,7 @@ class Pyramid(nn.Module):
         return levels[1:]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [(64, 48), (48, 64), (33, 47), (40, 40), (20, 300)])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_strides_above_a_small_example_are_told_exactly(size, batch):

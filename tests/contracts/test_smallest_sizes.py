@@ -57,6 +57,7 @@ def test_sizes_without_such_a_bound_are_not_enlarged() -> None:
     assert aa.Signature.model_validate_json(signature.model_dump_json()) == signature
 
 
+@pytest.mark.slow
 def test_sound_whose_frames_are_pooled_is_taken_from_the_length_on_that_runs() -> None:
     widths = {"hidden_size": 16, "intermediate_size": 16, "conv_dim": (8,) * 13, "num_conv_pos_embeddings": 8}
     layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_conv_pos_embedding_groups": 2}

@@ -40,6 +40,7 @@ def test_runs_for_real_are_taken_where_those_without_values_are_slow(
     assert not begun.needs_values
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("inner", [False, True])
 def test_the_signature_does_not_depend_on_which_was_taken(inner, monkeypatch):
     taken = []

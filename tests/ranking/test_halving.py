@@ -31,6 +31,7 @@ def test_each_step_has_four_times_as_many_images_and_the_last_has_all(images: in
     assert 4 * (others[-1] if others else 2) >= last
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(ROWS)
 def test_a_quarter_climbs_the_best_among_them_and_nobody_that_no_other_beats_is_left(

@@ -334,6 +334,7 @@ def test_a_picture_of_costs_that_are_nearly_equal_has_ticks_too(tmp_path: Path) 
     assert len(re.findall(r'<g id="xtick_\d+">', path.read_text("utf-8"))) >= 3
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["a\x1b[31m\x07", "a\u202eb", "a\uffff", "a\udcff", r"$\frac$", "a\nb"])
 def test_a_picture_shows_names_as_text_and_stays_a_picture(name: str, tmp_path: Path) -> None:
     draw([Dot(name, 1, 1, True)], tmp_path / "rank.svg", across="ms", up="agreement", title=f"in place of {name}")

@@ -174,6 +174,7 @@ def test_the_picture_tells_taps_chains_dims_and_costs():
     assert any("multiply-adds at B=1, H=224, W=224" in text for text in texts)
 
 
+@pytest.mark.slow
 def test_taps_stand_in_the_order_in_which_they_are_made():
     texts = picture_texts(result("twelve taps"))
     taps = [text for text in texts if text.startswith("blocks.")]
@@ -266,6 +267,7 @@ def test_a_transfer_shows_every_tensor_that_did_not_come():
     assert "only in the checkpoint (1)module.<b>auxiliary</b>.*" in text
 
 
+@pytest.mark.slow
 def test_a_swap_shows_its_plan_and_its_call_and_a_refused_one_its_faults():
     assert 'model = aa.swap(model, "body", new, inputs=inputs)' in Page(html_report(result("swap"))).text
     assert "aa-picture" in html_report(result("swap"))

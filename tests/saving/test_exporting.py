@@ -257,6 +257,7 @@ def test_programs_that_are_silently_wrong_at_other_sizes_are_not_written(ending,
     assert [run.sizes for run in report.compared] == [{"B": 2, "H": 40, "W": 56}]
 
 
+@pytest.mark.slow
 def test_what_differs_by_rounding_alone_is_told_apart(tmp_path):
     with pytest.raises(aa.ExportError) as caught:
         aa.export(small(), tmp_path / "net.onnx", tolerance=1e-8)

@@ -10,6 +10,7 @@ from torch import nn
 import autoadapt as aa
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_a_module_that_was_cast_is_exported_in_its_own_dtype(dtype, tmp_path):
     net = aa.adapt(nn.Conv2d(3, 5, 2, stride=2), like=nn.Conv2d(3, 8, 4, stride=4), inputs=image()).to(dtype)

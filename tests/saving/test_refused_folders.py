@@ -197,6 +197,7 @@ def test_one_statistic_of_a_norm_is_enough_to_tell_another_backbone(tmp_path):
     refused(tmp_path, new=new)
 
 
+@pytest.mark.slow
 def test_a_python_path_is_not_imported_unless_it_is_allowed(tmp_path):
     aa.save(made("points").net, tmp_path)
     error = refused(tmp_path, new=None)
@@ -204,6 +205,7 @@ def test_a_python_path_is_not_imported_unless_it_is_allowed(tmp_path):
     aa.restore(tmp_path, allow=["point_clouds"])
 
 
+@pytest.mark.slow
 def test_a_source_that_was_changed_runs_nothing(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(os, "system", ran.append)

@@ -58,6 +58,7 @@ def test_adapters_come_back_onto_a_backbone_that_is_made_to_read_other_channels(
     assert torch.equal(aa.restore(tmp_path, new=new)(images(4))[0], net(images(4))[0])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", PLAN_KINDS)
 def test_every_kind_of_plan_survives(kind, tmp_path):
     one, net = example(kind)
@@ -231,6 +232,7 @@ def tied(module: Apart) -> Apart:
     return module
 
 
+@pytest.mark.slow
 def test_weights_that_the_caller_tied_are_tied_again_and_the_others_apart(tmp_path):
     for saved, given in ((tied(Apart()), Apart()), (Apart(), tied(Apart()))):
         net = aa.adapt(saved, like=texts("f32[B, 5, H, W]"), inputs=image()).eval()

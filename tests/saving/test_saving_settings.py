@@ -69,6 +69,7 @@ def restored(folder, **options):
     return aa.restore(folder, nn.Conv2d(3, 5, 2, stride=2), model=Net(**options))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("before", "after", "where", "expected", "found"),
     [
@@ -92,6 +93,7 @@ def test_another_attribute_that_changes_the_outputs_is_refused(tmp_path, before,
     assert torch.equal(restored(tmp_path, **before).eval()(X), model.eval()(X))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "after",
     [

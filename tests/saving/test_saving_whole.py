@@ -126,6 +126,7 @@ def test_another_model_is_refused_and_stays_as_it_was(folder, make, said: str) -
     assert other is None or all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("saved", "other", "said"),
     [
@@ -283,6 +284,7 @@ def test_a_backbone_that_has_to_be_given_is_told_by_save_and_by_restore(tmp_path
     assert torch.equal(aa.restore(folder, model=build(), new={"backbone": new}).eval()(X), model(X))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("model", "said"), [(Net, "an instance, not a class"), ("x", "`model` is a text")])
 def test_what_is_no_model_is_said_to_be_none(model, said: str, tmp_path) -> None:
     aa.save(swapped(), tmp_path / "f")

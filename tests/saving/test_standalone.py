@@ -111,6 +111,7 @@ torch.save(list(net(torch.load(sys.argv[3], weights_only=True)).values()), sys.a
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_import_autoadapt_runs_it(tmp_path):
     one = made("points, thinned")
     aa.to_source(one.net, tmp_path / "thinned.py")
@@ -271,6 +272,7 @@ def test_plain_attributes_are_in_the_file_and_others_are_named_as_left_out(tmp_p
     assert "Not in this file: owner, hooks of the module." in aa.to_source(net)
 
 
+@pytest.mark.slow
 def test_the_file_trains_pickles_compiles_and_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     new = timm.create_model("resnet18")

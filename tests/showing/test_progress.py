@@ -32,6 +32,7 @@ def told(work: object) -> list[Event]:
     return events
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("verb", "first"),
     [

@@ -48,6 +48,7 @@ def results(net: aa.AdaptedModule) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "short"),
     [

@@ -162,6 +162,7 @@ def text_rectangle(text):
     return left, baseline - 0.78 * size, left + text_width(text.text or "", style), baseline + 0.24 * size
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("draw", [svg, narrow_svg])
 @settings(SETTINGS, max_examples=40)
 @given(diagram=diagrams())

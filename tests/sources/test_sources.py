@@ -64,6 +64,7 @@ def test_a_local_folder_is_a_checkpoint_with_its_weights(tmp_path: Path) -> None
     assert all(torch.equal(a, b) for a, b in zip(donor.state_dict().values(), model.state_dict().values(), strict=True))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("source", "options", "expected"),
     [

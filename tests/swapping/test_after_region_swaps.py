@@ -128,6 +128,7 @@ def test_a_region_is_swapped_again(old):
     assert len(model._forward_hooks_always_called) == 1
 
 
+@pytest.mark.slow
 def test_a_larger_region_takes_the_place_of_a_swapped_one():
     torch.manual_seed(0)
     model = aa.swap(written.UNet(), "enc1:enc3", Pyramid(6, 12, 20), inputs=image(2, 64, 64))
@@ -269,6 +270,7 @@ def test_a_region_inside_a_submodule_is_swapped_by_its_whole_paths():
     assert not model._forward_hooks
 
 
+@pytest.mark.slow
 def test_a_region_with_functions_between_its_modules_is_swapped_again():
     torch.manual_seed(0)
     inputs = image(2, 32, 32), image(2, 64, 64)

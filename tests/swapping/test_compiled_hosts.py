@@ -44,6 +44,7 @@ def test_a_submodule_inside_the_wrapper_is_swapped_there(compiled):
         assert torch.equal(compiled(x), compiled._orig_mod(x))
 
 
+@pytest.mark.slow
 def test_regions_are_offered_captured_calibrated_and_folded_inside_the_wrapper(compiled):
     x = image(2, 64, 64)
     plain = compiled._orig_mod

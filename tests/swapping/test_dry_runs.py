@@ -192,6 +192,7 @@ def test_nothing_is_kept_of_modules_that_are_gone():
     assert [one() for one in gone] == [None, None]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("path", "new"), [("conv1:layer3", Pyramid(6, 12, 20)), ("layer3", nn.Conv2d(16, 20, 3, 2, 1))]
 )

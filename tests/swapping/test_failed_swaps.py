@@ -89,6 +89,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failed_swap_changes_nothing(name):
     make, path, new, options, message = FAILURES[name]

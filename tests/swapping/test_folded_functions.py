@@ -222,6 +222,7 @@ def test_a_level_of_which_only_the_shape_is_read_has_no_adapter(function):
         assert_alike(folded(x), model(x))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("function", "why"),
     [
@@ -276,6 +277,7 @@ def test_a_compiled_part_is_followed_and_stays_compiled():
         assert_alike(folded(X), model(X))
 
 
+@pytest.mark.slow
 def test_a_traced_graph_whose_additions_cannot_be_rerouted_keeps_the_adapter():
     graph = torch.fx.symbolic_trace(Placed(lambda level: 10))
     model = adapted(Model([nn.Conv2d(8, 4, 1), graph]), 6, 7)
@@ -320,6 +322,7 @@ def test_tensors_that_are_made_from_a_shape_keep_their_channels(function):
     assert_alike(twice(X), model(X))
 
 
+@pytest.mark.slow
 def test_a_shape_that_is_read_for_channels_and_for_a_view_keeps_the_adapter_and_advises_nothing_that_does_not_help():
     def function(level):
         samples, channels, height, width = level.shape

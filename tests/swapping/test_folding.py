@@ -249,6 +249,7 @@ def test_an_answer_of_another_shape_is_refused():
         fold(model, at="backbone", inputs=x)
 
 
+@pytest.mark.slow
 def test_the_backbone_stays_as_it_was_built_where_other_channels_or_sizes_are_read():
     vit = timm.create_model(
         "vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=24, depth=1, num_heads=3, num_classes=0
@@ -476,6 +477,7 @@ def narrow(level):
     return level.narrow(1, 0, 10)
 
 
+@pytest.mark.slow
 def test_an_output_that_fails_when_the_folded_model_runs_keeps_its_adapter_alone():
     model = adapted(Model([nn.Conv2d(8, 4, 1), Between(nn.Conv2d(10, 5, 1), narrow)]), 6, 7)
     folded = fold(model, inputs=X)

@@ -89,6 +89,7 @@ class Cells(nn.Module):
         return self.mean(F.pad(x, (0, -width % 8, 0, -height % 8)))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("place", [(0, 0), (40, 24), (72, 96)])
 def test_a_box_at_a_known_place_comes_back_there(place: tuple[int, int]) -> None:
     image = torch.rand(1, 3, 75, 101) * 0.1

@@ -77,6 +77,7 @@ def test_narrowed_by_the_rule_it_is_the_model_that_is_built_for_the_new_widths()
     assert bool(swapped.head.weight.std() > 0)
 
 
+@pytest.mark.slow
 def test_nothing_behind_a_wider_output_is_widened():
     old = model()
     swapped = aa.swap(model(), "backbone", Levels(8, 30, 50), inputs=X, refit="shrink")
@@ -104,6 +105,7 @@ def test_what_the_caller_gets_keeps_its_width_and_is_named():
     assert [one.shape[1] for one in swapped(X)] == [24, 5]
 
 
+@pytest.mark.slow
 def test_a_calibrated_module_is_merged_and_the_old_head_works_on():
     old = model()
     net = aa.adapt(Levels(*NEW), like=old.backbone, inputs=X)
@@ -241,6 +243,7 @@ def test_a_refit_of_several_places_or_of_a_step_is_refused():
     assert caught.value.mismatches[0].expected == "True, False, 'readers' or 'shrink'"
 
 
+@pytest.mark.slow
 def test_no_config_describes_an_assembled_model_that_was_refitted_since():
     head = {"type": "LinearClsHead", "num_classes": 10}
     backbone = {"type": "ResNet_CIFAR", "depth": 18}

@@ -37,6 +37,7 @@ def named(net):
     return {one.path: one.names[0] for one in net.hand_on.handing.order if one.names[0]}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_what_an_earlier_module_returns_is_read_there_though_a_later_one_returns_the_same_tensor(layer):
     torch.manual_seed(0)
@@ -48,6 +49,7 @@ def test_what_an_earlier_module_returns_is_read_there_though_a_later_one_returns
         torch.testing.assert_close(model(x), by_hand(old, model.conv1, x), rtol=0, atol=0)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_one_tensor_that_is_read_at_two_modules_is_one_level(layer):
     torch.manual_seed(0)

@@ -30,6 +30,7 @@ def test_the_part_whose_maps_get_no_larger_is_offered_and_can_be_swapped(kind, e
     assert aa.swap(kind(), found[0], Pyramid(6, 12, 20, 28, 30), inputs=image(2, 64, 64)) is not None
 
 
+@pytest.mark.slow
 def test_a_whole_network_in_the_place_of_a_stage_is_said_with_the_region_that_was_probably_meant():
     model = torchvision.models.resnet18(weights=None)
     report = aa.swap(model, "layer4", Pyramid(6, 12), inputs=image(2, 64, 64), dry_run=True)
@@ -92,6 +93,7 @@ def test_a_pattern_whose_matches_run_side_by_side_is_not():
     assert "one after the other" not in str(report)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_at_several_matches_of_a_pattern_is_said_with_their_places():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))
     with pytest.raises(aa.SwapError) as raised:

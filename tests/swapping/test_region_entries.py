@@ -147,6 +147,7 @@ class Placed(nn.Module):
         return self.head(self.c2(a))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kept", ["attribute", "list", "view"])
 def test_a_tensor_that_the_model_keeps_unregistered_is_nothing_that_it_is_given(kept):
     torch.manual_seed(0)

@@ -88,6 +88,7 @@ def test_hooks_go_along_when_a_region_is_swapped_again_and_copied(old):
     assert not model.layer2._forward_hooks
 
 
+@pytest.mark.slow
 def test_a_dry_run_and_a_refusal_leave_hooks_where_they_are(old):
     handle = old.layer2.register_forward_hook(lambda *_: None)
     aa.swap(old, SPAN, Pyramid(6, 12, 20, 28), inputs=image(), dry_run=True)

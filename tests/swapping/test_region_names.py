@@ -10,6 +10,7 @@ import autoadapt as aa
 SPAN = "conv1:layer3"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("at", "other"), [("conv1:zz", "zz"), (["conv1", "final"], "final")])
 def test_what_was_not_swapped_with_the_region_is_no_part_of_its_name(at, other):
     torch.manual_seed(0)

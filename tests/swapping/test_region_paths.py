@@ -160,6 +160,7 @@ def test_a_parameter_that_a_later_module_is_given_is_remarked():
     assert "query of the model has no effect any more" in str(report)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("path", ["none", "function"])
 def test_a_compiled_model_gets_no_numbers_of_it(path):
     model = swapped()

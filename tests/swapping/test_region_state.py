@@ -122,6 +122,7 @@ WRITES = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("write", WRITES)
 def test_a_level_that_the_model_writes_over_is_no_tensor_of_the_new_module(write):
     torch.manual_seed(0)

@@ -102,6 +102,7 @@ def test_a_region_is_fed_as_its_first_module_was() -> None:
     assert (step.given, step.wanted.mean) == (IMAGENET, (0.5, 0.5, 0.5))
 
 
+@pytest.mark.slow
 def test_a_detector_of_torchvision_normalises_its_own_images() -> None:
     model = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
         weights=None, weights_backbone=None, min_size=64, max_size=96

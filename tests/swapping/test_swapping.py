@@ -16,6 +16,7 @@ from autoadapt.swapping.containers import watched
 from autoadapt.swapping.read_attributes import find_surface
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("reads", ["", "method", "attribute", "both levels", "twice", "keys", "all"])
 def test_the_whole_returns_what_it_did_at_other_sizes_too(reads):
     model = Whole(reads)

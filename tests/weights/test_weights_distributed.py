@@ -70,6 +70,7 @@ def test_a_sharded_model_that_was_made_on_the_meta_device_is_filled_from_a_check
         assert equal(filled, dict(source.state_dict()))
 
 
+@pytest.mark.slow
 def test_rows_that_are_kept_go_to_the_rank_that_holds_them(two_ranks: Path) -> None:
     source, model = randomised(Net(), 1), randomised(Net(rows=4), 3)
     transfer(source, model, keep={"head": [6, None, 1, 3]})

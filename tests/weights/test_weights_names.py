@@ -208,6 +208,7 @@ class Bag(nn.Module):
             owner.register_parameter(leaf, nn.Parameter(torch.full(shape, -1.0 - index)))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     STATE,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import itertools
 import math
 import sys
 from collections import Counter
@@ -86,6 +87,24 @@ class _Evidence:
         self.add(sizes, observation)
         return True
 
+    def leave_out_fewer(self) -> None:
+        """Count sizes as refused at which a module has fewer than it keeps, as `x[:, :7]` of 5 points.
+
+        Formulas know no such limit. The size that was given first stays.
+        """
+        least: dict[str, int] = {}
+        for column in self.output_columns():
+            kept = max(column)
+            for axis in self.steps.keys() - {"B"}:
+                values = [sizes[axis] for sizes in self.sizes]
+                is_cut = min(values) < kept <= values[0] and len({size for size in values if size > kept}) > 1
+                if is_cut and all(size == min(value, kept) for value, size in zip(values, column, strict=True)):
+                    least[axis] = max(least.get(axis, 0), kept)
+        enough = [all(sizes[axis] >= kept for axis, kept in least.items()) for sizes in self.sizes]
+        self.refused += [sizes for sizes, is_enough in zip(self.sizes, enough, strict=True) if not is_enough]
+        self.sizes[:] = itertools.compress(self.sizes, enough)
+        self.seen[:] = itertools.compress(self.seen, enough)
+
     def reaches(self, base: Sizes, point: Sizes) -> bool:
         """Whether a size may be probed: not too far above the base, nor too large in all."""
         near = all(size <= base[name] + self.reach for name, size in point.items())
@@ -154,6 +173,7 @@ def solve(
         raise _unexplained(evidence, faults)
     _settle_inside(run, evidence, base)
     bounded = _find_smallest(run, evidence, base)
+    evidence.leave_out_fewer()
     return replace(_solution(evidence, dims, checked), bounded=bounded)
 
 
@@ -177,6 +197,7 @@ def _find_smallest(run: Run, evidence: _Evidence, base: Sizes) -> bool:
 def _settle(run: Run, evidence: _Evidence, base: Sizes) -> dict[Column, Dim]:
     """Probe until one candidate is left for each column of the outputs; returns these dims."""
     for _ in range(MOST_EXTRA_PROBES):
+        evidence.leave_out_fewer()
         candidates = _candidates(evidence, evidence.output_columns())
         missing = [column for column, dims in candidates.items() if not dims]
         if missing:
