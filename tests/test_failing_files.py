@@ -6,7 +6,7 @@ from bounded_children import run_bounded
 WRITERS = ("save", "whole", "signature", "html", "source", "state", "rank", "export")
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_failing_disk_is_an_error_of_ours_wherever_it_fails(writer, tmp_path):
     assert run_bounded("failing_files:FAILED", writer, tmp_path).said == "returned a NoneType"

@@ -266,7 +266,7 @@ def test_killed_at_any_moment_the_old_or_the_new_result_is_whole_and_nothing_els
     assert done.stdout.split()[-1:] == ["whole"], done.stderr
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["weights", "config"])
 def test_a_folder_whose_saving_was_killed_between_its_renames_is_restored(tmp_path, step):
     """The kill is a rename after which the process ends without any clean-up."""

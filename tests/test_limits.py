@@ -11,7 +11,7 @@ SLOW = {"100,000 names", "100,000 names that end alike", "a depth of 10^6 in a c
 """What takes seconds until it is known that the limit is hit."""
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in hostile_files.HOSTILE]
 )
@@ -22,7 +22,7 @@ def test_a_hostile_file_is_refused_within_ten_seconds_and_a_gigabyte(name, tmp_p
     assert outcome.bytes < bounded_children.MOST_BYTES
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", hostile_numbers.REFUSED)
 def test_a_number_that_asks_for_gigabytes_is_refused_before_they_are_taken(name, tmp_path):
     outcome = run_bounded("hostile_numbers:REFUSED", name, tmp_path)
@@ -33,7 +33,7 @@ def test_a_number_that_asks_for_gigabytes_is_refused_before_they_are_taken(name,
     assert outcome.bytes < bounded_children.MOST_BYTES / 2
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", hostile_numbers.TAKEN)
 def test_large_numbers_that_need_no_memory_are_taken(name, tmp_path):
     outcome = run_bounded("hostile_numbers:TAKEN", name, tmp_path)

@@ -405,7 +405,7 @@ class Classes(nn.Module):
         return x.argmax(1)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("net", "left_out"),
     [

@@ -74,7 +74,7 @@ VERBS = {
 }
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -93,7 +93,7 @@ def test_weights_that_are_written_as_an_array_of_numpy_are_put_back_too(verb):
         VERBS[verb](old, new)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("part", [lambda head: head, lambda head: head.forward])
 def test_nor_those_of_a_head(part):

@@ -15,7 +15,7 @@ def remarks(net):
     return " ".join(net.plan.remarks)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("order", "layout"), [("thw", "b c t h w"), ("wht", "b t h w c"), ("hwt", "b t c h w"), ("twh", "b t c h w")]
 )
@@ -48,7 +48,7 @@ class Placed(torch.nn.Module):
         return einops.rearrange(self.embed(x), f"b c t h w -> b ({' '.join(self.order)}) c") + self.table
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("orders", "cells"),
     [
@@ -214,7 +214,7 @@ class Divided(torch.nn.Module):
         return (tokens + tokens.mean(2, keepdim=True)).flatten(1, 4)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [3, 4, 5])
 def test_a_module_of_as_many_frames_as_colours_takes_multiples_of_them_as_others_do(frames):
     seen = aa.capture(Divided(frames, 12), torch.randn(2, frames, 3, 32, 32))

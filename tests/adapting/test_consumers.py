@@ -17,7 +17,7 @@ BACKBONES = {
 }
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the models' own
 @pytest.mark.parametrize(
     ("name", "backbone"), [*((name, "cnn") for name in CONSUMERS), *((name, "vit") for name in [*CONSUMERS][::3])]

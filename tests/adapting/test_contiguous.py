@@ -40,7 +40,7 @@ def patches(width):
     return nn.Conv2d(3, width, 4, stride=4)
 
 
-@pytest.mark.sampled
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("width", [8, 5], ids=["equal channels", "projected"])
 @pytest.mark.parametrize(
     ("new", "old"),

@@ -64,7 +64,7 @@ def test_a_shallow_contract_stays_shallow_and_the_rest_is_cut_without_a_remark(o
         assert made.cut
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "options", "depths"),
     [
@@ -140,7 +140,7 @@ def test_below_half_the_first_remark_says_what_is_cut_and_how_to_take_it():
     assert (str(deep.kept), deep.cut_remark) == ("100 % of its parameters, 100 % of its depth", "")
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "said"),
     [

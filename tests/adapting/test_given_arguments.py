@@ -176,7 +176,7 @@ def test_a_generated_layer_that_there_is_not_may_be_a_model_without_its_scheme()
         aa.swap(nn.Sequential(OLD), "0", "resnet18", inputs=X)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "inputs",
     [

@@ -25,7 +25,7 @@ class Embedding(nn.Module):
 KINDS = {"norm 1": F.normalize, "probabilities": F.softmax, "log-probabilities": F.log_softmax}
 
 
-@pytest.mark.sampled
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pooled", [True, False])
 def test_what_holds_of_values_is_captured_restored_and_verified(kind, pooled):

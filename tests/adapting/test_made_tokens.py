@@ -29,7 +29,7 @@ class Tower(nn.Module):
         )
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("new_order", "old_order"), [("thw", "hwt"), ("wht", "thw")])
 def test_cells_behind_a_class_token_are_brought_to_another_order(new_order, old_order):
     new, old = ListedClip(new_order, 1), ListedClip(old_order, 1)

@@ -66,7 +66,7 @@ def by_hand(net, new, mask):
     return net.adapters["output"]((new(TOKENS, mask) * weights).sum(1) / weights.sum(1))
 
 
-@pytest.mark.sampled
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("own", ["numbers", "inverted", "added", "table"])
 @pytest.mark.parametrize("given", ["numbers", "added", "added to rows", "heads", "lengths"])
 def test_what_one_form_hides_is_hidden_in_the_other(given, own):

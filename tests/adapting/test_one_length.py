@@ -168,7 +168,7 @@ def test_frames_of_one_length_serve_those_of_another_rate_where_they_lie():
     net.verify().raise_if_failed()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [{"others": 2, "rows": 2}, {"others": 1}, {"others": 2}, {"rows": 2}])
 def test_a_grid_of_bands_and_frames_or_tokens_behind_others_are_no_frames(kinds):
     x, new = torch.randn(2, BANDS, 48), Patches(24, 16, **kinds).eval()

@@ -55,7 +55,7 @@ WAYS = [
 ]
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [None, FIXED, (64, 64)])
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_every_cell_of_a_map_made_of_tokens_is_in_its_place(way, size):
@@ -92,7 +92,7 @@ class Pooled(nn.Module):
         return self.head(tokens.mean(1))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_an_old_module_that_lists_cells_otherwise_gets_them_as_it_had_them(way):
     old, new = Listed(**{**way, "before": 0, "behind": 0}).eval(), nn.Conv2d(3, 12, 8, 8)
@@ -130,7 +130,7 @@ def test_a_model_that_lists_levels_of_windows_is_told_to_return_them_as_maps_and
     assert [route.source for route in net.plan.routes] == ["0", "1", "2"]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("way", [*WAYS, {"way": "windows"}], ids=str)
 def test_what_is_like_itself_is_passed_on_in_any_order(way):
     old = Listed(**way).eval()

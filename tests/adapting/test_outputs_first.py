@@ -83,7 +83,7 @@ def convolutions_in_front():
     return timm.create_model("xcit_nano_12_p16_224", depth=4, embed_dim=32, num_heads=2)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("patch_size", [8, 32])
 @pytest.mark.parametrize("make", [convolutions_in_front, lambda: Whole(convolutions_in_front())])
 def test_tokens_of_another_stride_come_from_the_blocks_not_from_a_convolution_in_front_of_them(make, patch_size):
@@ -170,7 +170,7 @@ def sources(new: nn.Module, old: nn.Module, x: torch.Tensor) -> dict[str, str]:
     return {route.target: route.source for route in made.routes}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("old", "blocks"),
     [(lambda: nn.Conv2d(3, 8, 8, 8), 6), (cut_at_8, 2), (lambda: nn.Conv2d(3, 8, 8, 8), 2), (cut_at_8, 6)],

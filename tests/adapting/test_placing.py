@@ -44,7 +44,7 @@ PAIRS = {
 SIZES = {1: (128, 200, 257), 2: (128, 200, 257), 3: (48, 61, 64)}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("turned", [False, True], ids=["", "turned"])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_adapted_cells_lie_within_half_a_step_of_the_old_ones(pair, turned):
@@ -164,7 +164,7 @@ class Tracker(nn.Module):
         return nn.functional.conv2d(features, kernel)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [255, 287, 319])
 @pytest.mark.parametrize("new", ["resnet18", "convnext_atto", "mobilenetv3_small_050"])
 def test_a_tracker_finds_a_square_within_one_cell_after_its_backbone_was_swapped(new, size):

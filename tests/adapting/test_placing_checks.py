@@ -84,7 +84,7 @@ class Pyramid(nn.Module):
         return self.container(first, self.second(first))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_containers_of_the_new_module_are_not_made_anew(kind):
     old, new = Pyramid(0, lambda a, b: [a, b]).eval(), Pyramid(1, CONTAINERS[kind]).eval()

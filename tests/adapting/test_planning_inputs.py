@@ -87,7 +87,7 @@ def test_points_are_turned_both_ways_and_keep_their_values():
         assert net.verify().passed
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "new", "x"),
     [

@@ -67,7 +67,7 @@ def route(model: nn.Module, size: int) -> tuple[aa.Signature, object]:
     return signature, aa.plan(signature, VECTOR).routes[0]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", NAMED)
 def test_a_pooled_vector_is_what_the_layer_of_the_scores_reads(name):
     with torch.device("meta"):
@@ -156,7 +156,7 @@ class PooledByFunctions(nn.Module):
         return self.head(self.read(x))
 
 
-@pytest.mark.sampled
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize(
     ("head", "tap"),

@@ -32,7 +32,7 @@ def freed(kind):
     return model, kept, adapted(model)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", FREED, ids=lambda kind: kind.__name__)
 def test_the_table_is_resampled_as_by_hand(kind):
     model, _, net = freed(kind)
@@ -46,7 +46,7 @@ def test_the_table_is_resampled_as_by_hand(kind):
     assert list(model.state_dict()) == list(kind(*GRID).state_dict())
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LEFT, ids=lambda kind: kind.__name__)
 def test_what_is_no_table_of_cells_in_rows_is_left_at_its_size(kind):
     model = in_eval_mode(kind(*GRID))

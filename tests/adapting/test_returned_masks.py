@@ -38,7 +38,7 @@ class Speech(nn.Module):
         return (read, made[self.form]) if self.form else read
 
 
-@pytest.mark.sampled
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("form", ["truth", "numbers", "hidden", "lengths"])
 @pytest.mark.parametrize("new", [Speech(), Speech("truth"), Speech("", ((8, 4), (4, 2)))], ids=["none", "own", "other"])
 def test_a_mask_of_frames_is_that_of_the_samples_thinned(form, new):
@@ -76,7 +76,7 @@ def test_truth_values_that_are_no_mask_are_passed_on_as_before():
     assert torch.equal(net(WAVE, MASK)[1], new(WAVE, MASK)[1])
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["truth", "lengths", "hidden"])
 def test_verify_finds_a_returned_mask_that_is_not_the_one_that_is_given(form):
     net = aa.adapt(Speech(), like=Speech(form), inputs=(WAVE, MASK)).eval()

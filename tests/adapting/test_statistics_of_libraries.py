@@ -91,7 +91,7 @@ def of_ultralytics(_: Path) -> Side:
     return Side(model, lambda: prepare(owner, [opencv]))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -105,7 +105,7 @@ def test_a_plan_with_thinning_survives_json_and_copies():
     assert "24 points, farthest 16" in str(net.plan)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [16, 24])
 def test_coordinates_that_stand_channel_first_are_turned_and_indices_found_in_them(count):
     new = ChannelFirst(count=count).eval()
@@ -191,7 +191,7 @@ def test_points_may_stand_in_rows_or_columns_on_either_side_of_an_invariant(rows
     assert all(map(torch.equal, made, wanted))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_a_channel_first_module_keeps_its_indices_when_another_one_takes_its_place(dtype):
     old, new = old_with_columns(), ChannelFirstIndices(count=16, dtype=dtype).eval()

@@ -72,7 +72,7 @@ def turned(module, values, *rest):
     return module(values.transpose(0, 1), *rest).transpose(0, 1)
 
 
-@pytest.mark.sampled
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", [Recurrent, Attending])
 @pytest.mark.parametrize("shape", [(9, 2, 5), (9, 1, 5), (20, 3, 5), (5, 5, 5)], ids=str)
 def test_the_axis_of_samples_is_the_one_that_nothing_is_read_across(kind, shape):
@@ -116,7 +116,7 @@ def test_indices_are_turned_too():
     assert net.verify().passed
 
 
-@pytest.mark.sampled
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("old_first", "new_first"), [(False, False), (False, True), (True, False)])
 @pytest.mark.parametrize("end", ["", "zero", "mean"])
 def test_a_mask_of_samples_first_hides_tokens_in_either_order(old_first, new_first, end):

@@ -37,7 +37,7 @@ def ceiled(spatial):
 PAIRS = {"merged, floored": (merged, floored), "stem, ceiled": (stem, ceiled)}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("spatial", [2, 1, 3])
 @pytest.mark.parametrize("turned", [False, True], ids=["", "turned"])
 @pytest.mark.parametrize("pair", PAIRS)

@@ -67,7 +67,7 @@ WRITERS = {
 }
 
 
-@pytest.mark.sampled
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("training", [False, True])
 def test_the_caller_s_tensor_is_as_it_was_and_the_outputs_are_those_of_the_new_module(kind, training):

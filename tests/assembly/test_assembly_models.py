@@ -57,7 +57,7 @@ loss: {label: CrossEntropyLoss, cells: {type: CrossEntropyLoss, loss_weight: 0.5
 """
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_changing_only_the_backbone_runs_for_pooled_and_dense_heads(backbone: str) -> None:
     model = assemble(_config(BOTH, backbone))

@@ -104,7 +104,7 @@ FROZEN = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", FROZEN)
 def test_frozen_stages_are_counted_as_there(kind: str) -> None:
     config, expected = FROZEN[kind]

@@ -47,7 +47,7 @@ def pair():
     return old, model
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [

@@ -227,7 +227,7 @@ def test_names_complete_from_a_list_that_is_kept(folder: Path) -> None:
     assert "timm:resnet18" in complete_source("timm:resnet1")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plan", "--help"], ["models", "resnet18"]])
 def test_help_version_and_names_import_no_torch(folder: Path, arguments: list[str]) -> None:
     complete_source("timm:")  # the list is there

@@ -53,7 +53,7 @@ def test_a_module_without_padding_has_its_first_cell_where_its_window_ends_at_th
     assert [str(one) for one in spec.centres] == ["43 + 8 i", "43 + 8 i"]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "last"),
     [

@@ -15,7 +15,7 @@ def dims(spec):
     return [str(dim) for dim in spec.dims]
 
 
-@pytest.mark.sampled
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("before", [0, 1])
 def test_cells_of_a_clip_are_read_in_the_order_in_which_they_stand(order, before):

@@ -54,7 +54,7 @@ STEPS = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [64, 33])
 @pytest.mark.parametrize("name", STEPS)
 def test_a_plan_is_that_of_a_module_which_keeps_no_tensors_outside(name, size):

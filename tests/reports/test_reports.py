@@ -115,7 +115,7 @@ def test_rich_stays_within_eighty_columns(name):
     assert len(text.splitlines()) > 2
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, kind in RESULTS.items() if name != "config"])
 def test_a_notebook_gets_the_section_with_its_style(name):
     made = result(name)._repr_html_()

@@ -266,7 +266,7 @@ def test_what_differs_by_rounding_alone_is_told_apart(tmp_path):
     assert fault.remedy.startswith("tolerance=")
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["pt2", "onnx", "ts"])
 def test_an_argument_that_is_filled_in_cannot_be_exported_and_another_call_can(ending, tmp_path):
     new, given = PointTransformer(together=True), (cloud(), {})

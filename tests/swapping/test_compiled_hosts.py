@@ -20,7 +20,7 @@ def compiled():
     return torch.compile(written.PoseNet().eval(), backend="eager")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("region", "has_run"), [(SPAN, True), (WRAPPED, False), (SPAN, False), (WRAPPED, True)], ids=str
 )

@@ -132,7 +132,7 @@ def set_mode(model: nn.Module, new: nn.Module) -> None:
     new.layer.eval()
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "change",
     [set_option, set_weight, add_hook, replace_layer, set_mode, set_slope, set_class, replace_weight, patch_forward],
@@ -160,7 +160,7 @@ def test_an_old_module_that_has_changed_is_captured_again():
     assert str(model[0].signature.outputs["output"]) == "f32[B, 8, floor(H/2), floor(W/2)]"
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("inputs", [X + 1, X[:, :, :32], torch.cat([X, X])])
 def test_other_inputs_are_captured_again(inputs):
     model, new = whole(), Body(5)

@@ -37,7 +37,7 @@ def refitted_attention():
 KINDS = [folded_twice, folded_attention, refitted_attention]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_training_step_moves_every_layer_that_was_merged_into(kind):
     _, folded, x = kind()

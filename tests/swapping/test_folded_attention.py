@@ -55,7 +55,7 @@ def adapted(kind, **options):
 PARTS = {"cross": "qkv", "probe": "kv", "self": "qkv", "values": "kv"}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", PARTS)
 def test_projections_of_attention_take_the_new_channels(kind):
     model = adapted(kind)

@@ -133,7 +133,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_that_does_the_same_to_every_channel_is_folded(name):
     is_folded(built(FUNCTIONS[name]))
@@ -160,7 +160,7 @@ NOT_LINEAR = {
 }
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", NOT_LINEAR)
 def test_one_that_does_not_is_named(name):
     function, why = NOT_LINEAR[name]
@@ -194,7 +194,7 @@ class OfAll(nn.Module):
         return [self.head(self.backbone(x))]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "function",
     [
@@ -309,7 +309,7 @@ def test_a_model_that_keeps_what_its_first_call_made_answers_at_the_second_one_t
         assert_alike(folded(x), model(x))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function", [lambda level: level.shape[1], lambda level: level.size()[1], lambda level: level.size(1)]
 )

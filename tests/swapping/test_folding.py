@@ -60,7 +60,7 @@ def consumers(**last):
     return [nn.Conv2d(8, 4, 1), nn.Conv2d(10, 5, 3, **last)]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("options", [{}, {"bias": False}, {"stride": 2}, {"dilation": 2}])
 def test_every_projection_is_merged_into_its_consumer(options):
     model = adapted(Model(consumers(**options)), 6, 7)
@@ -108,7 +108,7 @@ def test_linear_consumers_of_tokens_are_folded():
     assert_alike([folded(X)], [model(X)])
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("options", [{"padding": 1}, {"padding": 1, "padding_mode": "reflect"}, {"padding": "same"}])
 def test_an_offset_reaches_padded_borders_by_a_channel_of_ones(options):
     model = adapted(Model(consumers(**options)), 6, 7)
@@ -156,7 +156,7 @@ class Called(nn.Module):
         return self.consumer(level) + self.consumer(2 * level)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("consumer", "reason"),
     [
@@ -272,7 +272,7 @@ def followed(error: BuildError) -> dict[str, object]:
     return {call[1]: ast.literal_eval(call[2])}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("asked", [{"outputs": ["1"]}, {"outputs": ["7"]}, {"outputs": ["1", "0"]}, {"outputs": "0"}])
 def test_what_a_refusal_says_to_fold_instead_can_be_folded(asked):
     model = adapted(Model(nn.ModuleList([nn.Conv2d(8, 4, 3), nn.Conv2d(10, 10, 3, groups=2)])), 5, 6)
@@ -389,7 +389,7 @@ class AtTimes(nn.Module):
         return self.consumer(level.relu() if self.when(self, level) else level)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "when",
     [
@@ -422,7 +422,7 @@ class Picks(nn.Module):
         return self.consumer(self.function(level, self.which))
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("function", "is_folded"),
     [
@@ -458,7 +458,7 @@ def test_rounding_is_named(function):
     assert "torch.div" in stay.reader or stay.why == "it rounds"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("drop", [nn.Dropout(0.5), nn.Dropout2d(0.5)])
 def test_dropout_is_passed_in_eval_mode_and_keeps_the_adapter_of_a_model_that_trains(drop):
     last = Between(nn.Conv2d(10, 5, 3, padding=1), drop)

@@ -38,7 +38,7 @@ def nested(level):
     return torch.cat([rest, left, by_views(torch.cat([first, left[:, :2]], 1))], 1)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("function", "channels"),
     [

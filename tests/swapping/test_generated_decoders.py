@@ -47,7 +47,7 @@ def test_every_adapter_folds_into_a_generated_decoder(program, widths):
     assert_folded(program, widths)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "program",
     [

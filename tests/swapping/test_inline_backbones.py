@@ -29,7 +29,7 @@ CASES = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", CASES)
 def test_the_model_of_another_field_reads_the_levels_at_every_size_and_trains(case):
     torch.manual_seed(0)

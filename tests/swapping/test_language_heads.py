@@ -25,7 +25,7 @@ CONFIGS = {
 PARTS = {"Bert": "bert", "Roberta": "roberta", "DistilBert": "distilbert", "ModernBert": "model"}
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["TokenClassification", "SequenceClassification"])
 @pytest.mark.parametrize(
     ("old", "new"),

@@ -36,7 +36,7 @@ KEEPS = {
 }
 
 
-@pytest.mark.sampled
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("by_name", [True, False])
 @pytest.mark.parametrize("keep", KEEPS)
 def test_modules_that_a_plain_container_holds_too_are_replaced_there(keep, by_name):

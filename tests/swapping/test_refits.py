@@ -131,7 +131,7 @@ def test_an_adapted_module_that_fits_as_it_is_stands_there_itself():
     assert aa.fold(swapped, inputs=X).low[0].in_channels == 20
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("refit", [True, "shrink"])
 def test_it_trains_and_is_copied_pickled_saved_and_exported(refit, tmp_path):
     swapped = aa.swap(model(), "backbone", Levels(*NEW), inputs=X, refit=refit)
@@ -162,7 +162,7 @@ class Auxiliary(Decoder):
         return (made, self.auxiliary(self.backbone(x)[1])) if self.training else made
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("refit", [True, "shrink"])
 def test_heads_that_only_train_and_hooks_of_readers_follow(refit):
     torch.manual_seed(0)

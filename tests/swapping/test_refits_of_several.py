@@ -59,7 +59,7 @@ def adapted():
     return made
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [("left", "right"), ("right", "left")])
 def test_one_after_the_other_is_folded_and_saved(order, tmp_path):
     made = adapted()
@@ -77,7 +77,7 @@ def test_one_after_the_other_is_folded_and_saved(order, tmp_path):
     assert_alike(back(X), folded(X))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "refit"), [(Both, True), (Joined, "shrink"), (Joined, True)])
 def test_one_after_the_other_is_refitted_and_trains(kind, refit, tmp_path):
     made = model(kind)

@@ -11,7 +11,7 @@ from torch import nn
 import autoadapt as aa
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [

@@ -54,7 +54,7 @@ ENTRIES = {
 }
 
 
-@pytest.mark.sampled
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("function", [False, True])
 @pytest.mark.parametrize("path", ENTRIES)
 def test_what_did_not_enter_the_region_when_it_was_swapped_is_refused(path, function):

@@ -103,7 +103,7 @@ CASES = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", CASES)
 def test_numbers_that_members_return_follow_the_size_of_the_image(case):
     torch.manual_seed(0)
