@@ -108,10 +108,10 @@ def restore(
     if is_whole(folder):
         part = functools.partial(restore, allow=allow, strict=strict)
         return restore_whole(folder, model, new, part, strict=strict)
+    config = Config.read(folder)
     if model is not None or isinstance(new, Mapping):
         fault = Mismatch(str(folder), "a whole model", "an adapted module alone", f'aa.restore("{folder}")')
         raise SavingError(f"{folder} holds no whole model", [fault])
-    config = Config.read(folder)
     classes = list(plan_classes(config.plan))
     _check_classes([one for one in classes if not is_trusted(one)], allow)
     tensors = read_tensors(folder / WEIGHTS, config.weights.sha256)

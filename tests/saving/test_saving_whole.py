@@ -194,6 +194,11 @@ def test_an_adapted_module_alone_takes_no_model(tmp_path) -> None:
         aa.restore(tmp_path, model=build())
 
 
+def test_a_folder_in_which_nothing_is_saved_is_said_to_be_that(tmp_path):
+    with pytest.raises(aa.SavingError, match="nothing is saved in"):
+        aa.restore(tmp_path / "missing", model=nn.Linear(3, 3))
+
+
 def test_a_model_without_an_adapted_part_is_still_refused(tmp_path) -> None:
     with pytest.raises(aa.SavingError, match="only an adapted module has a plan"):
         aa.save(build(), tmp_path)
