@@ -12,7 +12,7 @@ from typing import TypeAlias
 from torch import nn
 
 from autoadapt.errors import Mismatch, RankingError, SourceError, nearest
-from autoadapt.ranking.fingerprints import of_file, of_module
+from autoadapt.ranking.fingerprints import of_code, of_module
 from autoadapt.sources import list_models, load, published, schemes
 
 Candidates: TypeAlias = "str | nn.Module | Sequence[str | nn.Module] | Mapping[str, str | nn.Module]"
@@ -47,7 +47,7 @@ class Candidate:
         """What tells a candidate from another one of the same name; empty for a model of a zoo by its own name."""
         if isinstance(self.what, nn.Module):
             return of_module(self.what)
-        return ("" if self.what == self.name else self.what) + of_file(self.what)
+        return ("" if self.what == self.name else self.what) + of_code(self.what)
 
 
 def find_candidates(candidates: Candidates) -> tuple[Candidate, ...]:

@@ -71,6 +71,38 @@ def test_no_row_of_before_is_taken_for_that_of_another_module_source_or_file(tmp
     assert not {one.fingerprint for one in (*other, *turned)} & set(first)
 
 
+@pytest.mark.parametrize("source", ["{folder}/net.py:build", "own.net:build"])
+def test_nor_for_that_of_code_which_imports_something_that_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    folder = tmp_path / "own"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    files = {
+        "net.py": "import torch, own.blocks\nfrom .near import deep\ndef build():\n    from own import late",
+        "__init__.py": "",
+        "blocks.py": "import own.net, not_there",
+        "near/__init__.py": "",
+        "near/deep.py": "from ..odd import *",
+        "odd.py": "not python",
+        "late.py": "",
+        "unread.py": "",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+    def printed() -> str:
+        return find_candidates(source.format(folder=folder))[0].fingerprint
+
+    prints = [printed()]
+    for name in files:
+        (folder / name).write_text(files[name] + "\n# another one")
+        prints.append(printed())
+    assert all(prints)
+    unread = [name for name, now, before in zip(files, prints[1:], prints, strict=False) if now == before]
+    assert unread == ["unread.py"]
+
+
 def test_a_journal_of_images_with_other_colours_or_another_old_backbone_is_refused(tmp_path: Path) -> None:
     images, state = torch.arange(8 * 3 * 64.0).reshape(8, 3, 8, 8), tmp_path / "rank.jsonl"
     old, candidates = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.ReLU()), {"one": nn.Conv2d(3, 5, 4, stride=4)}
