@@ -6,9 +6,9 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import autoadapt as aa
-from autoadapt.adapting.verification.results import Fault
 from autoadapt.contracts.signature import AxisSizes, Signature
 from autoadapt.contracts.trees import flatten
+from autoadapt.errors import Mismatch
 from autoadapt.testing import (
     assert_adapts,
     assert_equals,
@@ -97,7 +97,7 @@ def test_facts_that_repeat_are_told_once_and_a_comma_stands_between_checks_alone
     said = said_of(lambda out, x: (x.zero_(), out)[1])
     lines = said.splitlines()[2:5]
     assert len({line.partition(" at ")[2] for line in lines if line.startswith("  sizes: inputs.x at ")}) == 3
-    twice = Fault(where="inputs.x", expected="its values", found="others")
+    twice = Mismatch("inputs.x", "its values", "others")
     told = cases_text("Mine differs", [("calls", twice), ("calls", twice)])
     assert told.splitlines()[2:] == ["  calls: inputs.x: expected its values, found others (2 times)"]
     assert "deepcopy and pickle" in said.splitlines()[0]  # a lambda cannot be pickled

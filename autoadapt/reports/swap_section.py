@@ -15,7 +15,7 @@ from autoadapt.swapping.results import Part
 def swap_section(swap: Swap) -> Section:
     """The verdict, the call, a table of places, and a plan for each that has one."""
     parts: list[Shown] = [Facts((("refused", swap.refused),))] if swap.refused else []
-    parts += [Faults(tuple(fault.mismatch() for fault in swap.faults))] if swap.faults else []
+    parts += [Faults(swap.faults)] if swap.faults else []
     parts += [_table(swap.parts)] if swap.parts else []
     parts += [
         Section("at", part.path, (Facts(tuple(_rows(part))), *_plan(part)))

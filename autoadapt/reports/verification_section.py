@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from autoadapt.adapting.verification import Check, Verification
-from autoadapt.errors import Mismatch
 from autoadapt.showing import Badge, Column, Facts, Faults, Folded, Part, Section, Table, Tone, section_of
 
 _MARKS = {"passed": "✓ passed", "failed": "✗ failed", "not applicable": "not applicable", "not run": "not run"}
@@ -30,7 +30,7 @@ def check_parts(checks: Sequence[Check]) -> tuple[Part, ...]:
 
 def _faults(check: Check) -> Iterator[Part]:
     """The first faults of a check, the others folded."""
-    made = tuple(Mismatch(f"{check.name}: {f.where}", f.expected, f.found, f.remedy) for f in check.faults)
+    made = tuple(replace(fault, where=f"{check.name}: {fault.where}") for fault in check.faults)
     if made:
         yield Faults(made[:_SHOWN])
     if made[_SHOWN:]:

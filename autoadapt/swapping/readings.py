@@ -35,7 +35,6 @@ class Reading:
     """What was seen of one submodule."""
 
     calls: list[Arguments] = field(default_factory=list)
-    returned: list[Outcome] = field(default_factory=list)
     looked_up: set[str] = field(default_factory=set)
     """Leaves taken out of their container by key, index or name."""
     used: set[str] = field(default_factory=set)

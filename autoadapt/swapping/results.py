@@ -62,20 +62,6 @@ class Part(MadeByHand):
         return lines + ([f" {line}" for line in str(self.plan).splitlines()] if self.plan is not None else [])
 
 
-class Fault(MadeByHand):
-    """A mismatch, in a result."""
-
-    where: str
-    expected: str
-    found: str
-    remedy: str = ""
-    why: str = ""
-
-    def mismatch(self) -> Mismatch:
-        """As errors carry it."""
-        return Mismatch(self.where, self.expected, self.found, self.remedy, self.why)
-
-
 class Swap(Shown, Dated, MadeByHand):
     """A swap: its parts, what was checked, and the call that does it."""
 
@@ -89,7 +75,7 @@ class Swap(Shown, Dated, MadeByHand):
     """Of dry runs and refits: the old model, the adapted one, and without adapters."""
     refused: str = ""
     """Why it is refused, in a line; empty where it is not."""
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[Mismatch, ...] = ()
     call: str
     """The call that does it, to paste."""
 
@@ -118,7 +104,7 @@ class Swap(Shown, Dated, MadeByHand):
             SwapError: The swap is refused.
         """
         if self.refused:
-            raise SwapError(self.refused, [fault.mismatch() for fault in self.faults])
+            raise SwapError(self.refused, self.faults)
 
     def __str__(self) -> str:
         verdict = f"refused: {self.refused}" if self.refused else "fits"
@@ -133,7 +119,7 @@ class Swap(Shown, Dated, MadeByHand):
         lines += ["", *cost_text(self.costs)] if self.costs else []
         lines += ["", *columns([(check.name, check.outcome, check.detail) for check in self.checks])]
         for fault in self.faults:
-            lines += str(fault.mismatch()).splitlines()
+            lines += str(fault).splitlines()
         return "\n".join([*lines, f" call  {self.call}"])
 
 

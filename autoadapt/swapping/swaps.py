@@ -34,7 +34,7 @@ from autoadapt.swapping.rebuilding import Made, rebuilt
 from autoadapt.swapping.region_refusals import refuse_parts
 from autoadapt.swapping.region_swaps import plan_region
 from autoadapt.swapping.region_trials import try_region
-from autoadapt.swapping.results import Fault, Part, Swap
+from autoadapt.swapping.results import Part, Swap
 from autoadapt.swapping.stage_remarks import with_chain_remark, with_stage_remarks
 from autoadapt.swapping.successors import Options, Successor, prepare
 from autoadapt.swapping.train_reads import with_train_reads
@@ -370,6 +370,5 @@ def refusal_of(path: str, error: AdaptError) -> SwapError:
 
 def refused(name: str, planned: Sequence[Successor], refusal: SwapError, call: str) -> Swap:
     """What a dry run returns of a swap that is refused."""
-    faults = tuple(Fault(**vars(fault)) for fault in refusal.mismatches)
     parts = tuple(one.part for one in planned)
-    return Swap(model=name, parts=parts, refused=refusal.summary, faults=faults, call=call)
+    return Swap(model=name, parts=parts, refused=refusal.summary, faults=tuple(refusal.mismatches), call=call)

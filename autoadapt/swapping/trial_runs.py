@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ def trained(path: str, module: nn.Module, plan: Plan, arguments: Arguments) -> C
     """
     check = verify_step(module, plan.target, inputs=arguments)
     if check.outcome == "failed":
-        faults = [Mismatch(f"{path}: {f.where}", f.expected, f.found, f.remedy) for f in check.faults]
+        faults = [replace(fault, where=f"{path}: {fault.where}") for fault in check.faults]
         raise SwapError(f"the new module at `{path}` does not train", faults)
     return check
 

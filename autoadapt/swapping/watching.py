@@ -228,7 +228,6 @@ class _Watch(TorchFunctionMode):
 
     def _returned(self, reading: Reading, value: object) -> object:
         """Note what a call returned, and hand on what notes its look-ups."""
-        reading.returned.append(outcome_of(value))
         tree, tensors = flatten(value)
         for path, tensor in zip(paths(tree), tensors, strict=True):
             _, places = self._leaves.setdefault(id(tensor), (tensor, []))

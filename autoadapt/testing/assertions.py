@@ -15,7 +15,6 @@ from autoadapt.adapting.building import AdaptedModule
 from autoadapt.adapting.verification import verify
 from autoadapt.adapting.verification.compiler_checks import exported
 from autoadapt.adapting.verification.more_sizes import refused_by_one, smallest_counterexample
-from autoadapt.adapting.verification.results import Fault
 from autoadapt.adapting.verification.sessions import NotApplicableError, Session
 from autoadapt.adapting.verification.unexported import no_logs, untraced
 from autoadapt.contracts.capturing import bind, capture, told_example
@@ -112,8 +111,7 @@ def _without_formula(expected: Signature, found: object, inputs: object, error: 
     summary = f"{name} does not have the signature of {expected.title}"
     if not cases:
         return f"{summary}: {error}"
-    rows = [Fault(where=one.where, expected=one.expected, found=one.found) for one in cases]
-    return cases_text(summary, [("signature", row) for row in rows])
+    return cases_text(summary, [("signature", one) for one in cases])
 
 
 def assert_gradients_flow(net: nn.Module, inputs: object = None) -> None:
@@ -190,8 +188,8 @@ def assert_exports(net: nn.Module, inputs: object = None, *, like: object = None
         text = _text(f"{type(net).__name__} does not export", [untraced(type(net).__name__, error)])
         raise AssertionError(text) from error
     if faults:
-        cases = [("export", Fault(where=one.where, expected=one.expected, found=one.found)) for one in faults]
-        raise AssertionError(cases_text(f"the exported {type(net).__name__} returns something else", cases))
+        summary = f"the exported {type(net).__name__} returns something else"
+        raise AssertionError(cases_text(summary, [("export", one) for one in faults]))
 
 
 def assert_signature_locked(

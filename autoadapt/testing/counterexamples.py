@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from autoadapt.adapting.verification import Check, Verification
-from autoadapt.adapting.verification.results import Fault
+from autoadapt.errors import Mismatch
 
 MOST = 3
 _CAPTURED = "aa.capture(like, inputs)"
@@ -20,8 +20,7 @@ def failure_text(net: str, contract: str, report: Verification, made: str = _CAP
     """What failed, in a line, what the lines below mean, and at most three cases, those of the smallest inputs first.
 
     Example:
-        >>> from autoadapt.adapting.verification.results import Fault
-        >>> faults = tuple(Fault(where=f"0 at 1x{n}x{n}", expected="9", found="8") for n in (64, 33))
+        >>> faults = tuple(Mismatch(f"0 at 1x{n}x{n}", "9", "8") for n in (64, 33))
         >>> checks = (Check(name="sizes", outcome="failed", faults=faults), Check(name="calls", outcome="passed"))
         >>> print(failure_text("Mine", "ResNet", Verification(name="Mine", checks=checks)).splitlines()[2])
           sizes: 0 at 1x33x33: expected 9, found 8
@@ -33,7 +32,7 @@ def failure_text(net: str, contract: str, report: Verification, made: str = _CAP
     return cases_text(summary, [(check.name, fault) for check in failed for fault in check.faults], made)
 
 
-def cases_text(summary: str, cases: Sequence[tuple[str, Fault]], made: str = _CAPTURED) -> str:
+def cases_text(summary: str, cases: Sequence[tuple[str, Mismatch]], made: str = _CAPTURED) -> str:
     """A summary over what differs at every size and the cases of the smallest inputs, by the checks that failed."""
     counts = Counter(map(_line, cases))  # what was found in several calls alike is told once
     ordered = sorted(dict.fromkeys(cases), key=lambda case: (case[0] != "signature", _extent(case[1].where)))
@@ -44,7 +43,7 @@ def cases_text(summary: str, cases: Sequence[tuple[str, Fault]], made: str = _CA
     return "\n".join([summary, *([_MEANING] if cases else []), *lines])
 
 
-def _line(case: tuple[str, Fault]) -> str:
+def _line(case: tuple[str, Mismatch]) -> str:
     name, fault = case
     where = f"{name}: " if fault.where == name else f"{name}: {fault.where}: "
     return f"{where}expected {fault.expected}, found {fault.found}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, TypeAlias, get_args
 
 from pydantic import Field
@@ -16,15 +17,6 @@ from autoadapt.showing.tables import columns
 Outcome: TypeAlias = Literal["passed", "failed", "not applicable", "not run"]
 
 
-class Fault(MadeByHand):
-    """A mismatch, in a report."""
-
-    where: str
-    expected: str
-    found: str
-    remedy: str = ""
-
-
 class Check(MadeByHand):
     """One row of the report: a check, its outcome, and the faults that it found."""
 
@@ -32,7 +24,7 @@ class Check(MadeByHand):
     outcome: Outcome
     detail: str = ""
     """What was checked, or why it was not."""
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[Mismatch, ...] = ()
     blamed: tuple[str, ...] = Field(default=(), exclude_if=lambda blamed: not blamed)
     """Faults that the bare backbone has as well, which are therefore not counted as the module's."""
 
@@ -69,9 +61,7 @@ class Verification(Shown, Dated, MadeByHand):
         failed = [check for check in self.checks if check.outcome == "failed"]
         if failed:
             faults = [
-                Mismatch(f"{check.name}: {fault.where}", fault.expected, fault.found, fault.remedy)
-                for check in failed
-                for fault in check.faults
+                replace(fault, where=f"{check.name}: {fault.where}") for check in failed for fault in check.faults
             ]
             raise VerificationError(f"{self.name} does not keep its signature", faults)
 
@@ -107,5 +97,5 @@ class Verification(Shown, Dated, MadeByHand):
 
 def failed(name: str, faults: Sequence[Mismatch]) -> Check:
     """The row of a check that found faults."""
-    shown = tuple(Fault(where=f.where, expected=f.expected, found=f.found, remedy=f.remedy) for f in faults)
-    return Check(name=name, outcome="failed", detail=f"{len(faults)} faults" if len(faults) > 1 else "", faults=shown)
+    detail = f"{len(faults)} faults" if len(faults) > 1 else ""
+    return Check(name=name, outcome="failed", detail=detail, faults=tuple(faults))
