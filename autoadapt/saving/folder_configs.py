@@ -58,9 +58,9 @@ class Weights(Frozen):
     backbone: str = ""
     """Checksum of the weights that the adapters were fitted to, where only the adapters are saved."""
     tied: dict[str, str] = Field(default_factory=dict)
+    """Tensors that are the same memory as another one: name -> the name that it is saved under."""
     apart: tuple[str, ...] = ()
     """Tied names that are a parameter or buffer of their own, over the memory of another."""
-    """Tensors that are the same one as another: name -> the name that it is saved under."""
     unkept: tuple[str, ...] = ()
     """Buffers that a state dict leaves out: caches and tables that a module may make anew by itself."""
     channels_last: tuple[str, ...] = ()

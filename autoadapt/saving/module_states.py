@@ -19,10 +19,14 @@ from autoadapt.errors import AdaptError, Mismatch, SavingError
 from autoadapt.saving.folder_configs import Fact
 
 
-def all_tensors(net: nn.Module) -> dict[str, torch.Tensor]:
+def named_tensors(net: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter and buffer by each of its names, those that a state dict leaves out too."""
-    named = [*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)]
-    return {name: tensor.detach() for name, tensor in named}
+    return dict([*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)])
+
+
+def all_tensors(net: nn.Module) -> dict[str, torch.Tensor]:
+    """The values of `named_tensors`, without gradients."""
+    return {name: tensor.detach() for name, tensor in named_tensors(net).items()}
 
 
 def unsaveable(state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], called: str) -> list[Mismatch]:
@@ -74,7 +78,7 @@ def put_tensors(net: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 
     Whoever shared the old storage keeps it as it was.
     """
-    own = dict([*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)])
+    own = named_tensors(net)
     with torch.no_grad():
         for tensor, value in {id(own[name]): (own[name], value) for name, value in tensors.items()}.values():
             tensor.data = value.to(tensor.device, copy=True)

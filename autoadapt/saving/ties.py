@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autoadapt.errors import Mismatch, SavingError
-from autoadapt.saving.module_states import put_tensors
+from autoadapt.saving.module_states import named_tensors, put_tensors
 
 
 def ties_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
@@ -25,7 +25,7 @@ def ties_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 def apart_of(net: nn.Module, ties: Mapping[str, str]) -> tuple[str, ...]:
     """The tied names that are a parameter or buffer of their own, over the memory of another one."""
-    own = _tensors(net)
+    own = named_tensors(net)
     return tuple(name for name, kept in ties.items() if own[name] is not own[kept])
 
 
@@ -86,7 +86,7 @@ def put_tied(
     """
     _put_objects(net, {name: kept for name, kept in tied.items() if name not in apart}, {*tensors, *also})
     put_tensors(net, tensors)
-    own = _tensors(net)
+    own = named_tensors(net)
     for name in apart:
         if name in own and tied.get(name) in own:
             own[name].data = own[tied[name]].data
@@ -103,10 +103,6 @@ def _put_objects(net: nn.Module, noted: Mapping[str, str], names: Collection[str
             taken.add(id(made[group]))
         if made[group] is not one.tensor:
             setattr(one.module, one.attribute, made[group])  # as recurrent layers, which list their weights, notice
-
-
-def _tensors(net: nn.Module) -> dict[str, torch.Tensor]:
-    return dict([*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)])
 
 
 def _another(tensor: torch.Tensor) -> torch.Tensor:

@@ -110,7 +110,7 @@ def read_whole(folder: Path) -> WholeConfig:
         if noted != checksum(content):
             fault = Mismatch(str(folder / WHOLE), f"a config with checksum {noted}", "other content", "save it again")
             raise SavingError(f"{folder / WHOLE} was changed after it was saved", [fault])
-        return WholeConfig.model_validate(content, strict=False)
+        return WholeConfig.model_validate(content)
     except SavingError:
         raise
     except (ValidationError, AdaptError, ValueError) as error:

@@ -24,7 +24,7 @@ from torch import Tensor
 from autoadapt.errors import Mismatch, SourceError
 from autoadapt.files.reading import MOST_BYTES, hindrance, one_line
 from autoadapt.weights.memory import Bytes, pieces_of
-from autoadapt.weights.tensor_files import Read
+from autoadapt.weights.tensor_files import Read, stamp_of
 from autoadapt.weights.tensor_specs import Spec
 
 _METADATA = ".metadata"
@@ -106,7 +106,7 @@ class _Chunk:
     file: Path
     start: int
     length: int
-    stamp: tuple[int, int]
+    stamp: tuple[int, ...]
 
 
 class Sharded:
@@ -147,17 +147,13 @@ def _assembled(spec: Spec, chunks: list[_Chunk]) -> Tensor:
 
 def _load(chunk: _Chunk) -> Tensor:
     with chunk.file.open("rb") as file:
-        if _stamp(os.fstat(file.fileno())) != chunk.stamp:
+        if stamp_of(os.fstat(file.fileno())) != chunk.stamp:
             raise OSError(f"{chunk.file.name} was changed after the table of contents was read")
         file.seek(chunk.start)
         block = torch.load(io.BytesIO(file.read(chunk.length)), map_location="cpu", weights_only=True)
     if not isinstance(block, Tensor) or tuple(block.shape) != chunk.sizes:
         raise ValueError(f"{chunk.file.name} holds something else than the table of contents says")
     return block
-
-
-def _stamp(found: os.stat_result) -> tuple[int, int]:
-    return found.st_size, found.st_mtime_ns
 
 
 class Renamed:
@@ -223,7 +219,7 @@ def _sharded(content: _Record, folder: Path) -> Sharded:
 
 def _chunk(chunk: _Record, info: _Record, folder: Path) -> _Chunk:
     file = folder / info["relative_path"]
-    return _Chunk(chunk["offsets"], chunk["sizes"], file, info["offset"], info["length"], _stamp(file.stat()))
+    return _Chunk(chunk["offsets"], chunk["sizes"], file, info["offset"], info["length"], stamp_of(file.stat()))
 
 
 def _misfits(spec: Spec, blocks: Sequence[tuple[_Record, _Record]]) -> Iterator[Mismatch]:

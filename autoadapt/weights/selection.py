@@ -35,7 +35,7 @@ class Patterns:
         return cls(argument, tuple((pattern_text(p), _test(argument, p)) for p in patterns or ()))
 
     def __call__(self, *names: str) -> bool:
-        return bool(self.tests) and any(test(name) for _, test in self.tests for name in names)
+        return any(test(name) for _, test in self.tests for name in names)
 
     def unmatched(self, names: Sequence[str]) -> list[str]:
         """The patterns that no name fits."""

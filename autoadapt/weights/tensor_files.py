@@ -147,7 +147,7 @@ class _Version:
     stamp: tuple[int, ...]
 
 
-def _stamp(found: os.stat_result) -> tuple[int, ...]:
+def stamp_of(found: os.stat_result) -> tuple[int, ...]:
     """What is another once a file is replaced or written to."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
@@ -208,7 +208,7 @@ class _Reader:
             if not whole:
                 break
             yield piece
-        if not whole or _stamp(os.fstat(file.fileno())) != place.file.stamp:
+        if not whole or stamp_of(os.fstat(file.fileno())) != place.file.stamp:
             raise OSError(f"{place.file.path.name} was changed after its header was read")
 
     def _open(self, version: _Version) -> io.FileIO:
@@ -225,7 +225,7 @@ class _Reader:
 def _places(file: Path) -> list[_Place]:
     try:
         with safe_open(file, "pt"):  # checks the whole header: sizes, overlaps, the end of the file
-            version = _Version(file, _stamp(file.stat()))
+            version = _Version(file, stamp_of(file.stat()))
             return sorted(_read_header(version), key=lambda place: place.start)
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError("the file is damaged", [damaged(file, "safetensors", error)]) from error
