@@ -1,5 +1,7 @@
 """Where results go is checked before any work, folders are made, and a result is told although writing it fails."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from file_kinds import adapted, backbone, linear
@@ -63,6 +65,32 @@ def test_an_empty_place_is_refused_by_text(verb, tmp_path, monkeypatch):
     [fault] = caught.value.mismatches
     assert fault.remedy == ('"."      for the working folder' if verb == "save" else "name a file")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", PLACES)
+def test_a_place_that_only_shells_expand_is_refused_and_no_folder_of_that_name_is_made(verb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AdaptError, match="begins with ~, which only shells expand") as caught:
+        PLACES[verb](Path("~"))
+    [fault] = caught.value.mismatches
+    assert fault.remedy.startswith(f'"{Path.home()}')
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["save", "to_source", "export", "signature"])
+def test_a_link_to_a_folder_that_is_not_there_yet_is_followed(verb, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "runs")
+    PLACES[verb](tmp_path / "link" / "deep")
+    PLACES[verb](tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert len([*(tmp_path / "disk" / "runs").iterdir()]) > 1
+
+
+def test_a_whole_model_goes_through_such_a_link_too(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    aa.save(nn.Sequential(adapted(), nn.ReLU()), tmp_path / "link")
+    again = aa.restore(tmp_path / "link", model=nn.Sequential(backbone(), nn.ReLU()), new={"0": adapted().backbone})
+    assert isinstance(again[0], aa.AdaptedModule)
 
 
 def test_an_empty_folder_on_the_command_line_is_refused(tmp_path, monkeypatch):

@@ -82,10 +82,10 @@ def write_all(folder: Path, contents: Mapping[str, Content]) -> None:
 def refuse_empty(
     path: str | Path, argument: str, error: type[AdaptError] = SavingError, remedy: str = "name a file"
 ) -> None:
-    """Refuse what is no place to write to: an empty text would mean the working folder.
+    """Refuse what is no place to write to: an empty text would mean the working folder, `~` a folder of that name.
 
     Raises:
-        AdaptError: It is empty, or no path.
+        AdaptError: It is empty, begins with `~`, or is no path.
     """
     if not isinstance(path, (str, os.PathLike)):
         fault = Mismatch(argument, "a text or a pathlib.Path", f"{repr(path)[:60]}, of type {type(path).__name__}")
@@ -93,6 +93,9 @@ def refuse_empty(
     if not str(path):
         fault = Mismatch(argument, "a path", "''", remedy)
         raise error(f"{argument} is empty, and nothing was done", [fault])
+    if (first := Path(path).parts[:1]) and first[0].startswith("~") and not os.path.exists(first[0]):
+        fault = Mismatch(argument, "a path", f"{path}, a folder of that name", f'"{os.path.expanduser(path)}"')
+        raise error(f"{argument} begins with {first[0]}, which only shells expand; nothing was done", [fault])
 
 
 def refuse_link(folder: Path, inside: Path) -> None:
@@ -142,9 +145,10 @@ def _try(real: Path) -> None:
 @contextlib.contextmanager
 def folder_of(path: Path) -> Iterator[None]:
     """Make the folder of a file; folders that were made, and in which nothing lies in the end, are removed."""
-    missing = [folder for folder in path.parents if not os.path.lexists(folder)]
+    parent = Path(os.path.realpath(path.parent))  # a link to what is not there yet counts as there
+    missing = [folder for folder in (parent, *parent.parents) if not os.path.lexists(folder)]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        parent.mkdir(parents=True, exist_ok=True)
         yield
     finally:
         with contextlib.suppress(OSError):  # something lies in it
