@@ -214,12 +214,8 @@ def _last_layer(outputs: Sequence[InnerOutput], places: _Places) -> list[InnerOu
 def _activated(layer: InnerOutput, outputs: Sequence[InnerOutput]) -> list[InnerOutput]:
     """The last norm or activation directly behind a layer in the same module; the layer itself without one."""
     behind = [output for output in outputs if output.started > layer.finished and _parent(output) == _parent(layer)]
-    passing = itertools.takewhile(lambda output: not output.layers and not _is_pooling(output), behind)
+    passing = itertools.takewhile(lambda output: not output.layers and "Pool" not in output.kind, behind)
     return [layer, *(output for output in passing if output.spec.dims == layer.spec.dims)][-1:]
-
-
-def _is_pooling(output: InnerOutput) -> bool:
-    return not output.layers and "Pool" in output.kind
 
 
 def _final_layer(outputs: Sequence[InnerOutput], last: InnerOutput) -> list[InnerOutput]:

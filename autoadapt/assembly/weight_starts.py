@@ -21,10 +21,6 @@ from autoadapt.errors import Mismatch, nearest
 _OF_ALL = ("type", "layer", "bias", "bias_prob", "override", "name")
 
 
-def _constant(weight: torch.Tensor, val: float) -> None:
-    nn.init.constant_(weight, val)
-
-
 def _xavier(weight: torch.Tensor, gain: float = 1, distribution: str = "normal") -> None:
     fill = nn.init.xavier_uniform_ if distribution == "uniform" else nn.init.xavier_normal_
     fill(weight, gain=gain)
@@ -53,8 +49,8 @@ def _caffe2_xavier(weight: torch.Tensor) -> None:
     _kaiming(weight, 1, "fan_in", "leaky_relu", "uniform")
 
 
-_STARTS: Mapping[str, Callable[..., None]] = {
-    "Constant": _constant,
+_STARTS: Mapping[str, Callable[..., object]] = {
+    "Constant": nn.init.constant_,
     "Xavier": _xavier,
     "Normal": _normal,
     "TruncNormal": _trunc_normal,

@@ -58,7 +58,7 @@ def recipes(solver: Solver | Recipe, rank: int) -> list[Recipe]:
         "procrustes": [Recipe(INFINITE, anchored=True, restored=restored) for restored in (False, True)],
         "anchored": [Recipe(p, anchored=True, restored=restored) for p in COARSE for restored in (False, True)],
         "coloured": [Recipe(p, anchored=True, restored=True, coloured=True) for p in (*COARSE, INFINITE)],
-        "reduced_rank": [Recipe(p, rank=r) for p in COARSE for r in _ranks(rank)],
+        "reduced_rank": [Recipe(p, rank=r) for p in COARSE for r in sorted({max(rank // 4, 1), max(rank // 2, 1)})],
     }
     if isinstance(solver, Recipe):
         return [solver]
@@ -69,10 +69,6 @@ def recipes(solver: Solver | Recipe, rank: int) -> list[Recipe]:
         fault = Mismatch("solver", ", ".join(known), repr(solver), f'solver="{(nearest(solver, known) or known)[0]}"')
         raise CalibrationError("there is no such solver", [fault])
     return paths[solver]
-
-
-def _ranks(rank: int) -> list[int]:
-    return sorted({max(rank // 4, 1), max(rank // 2, 1)})
 
 
 def choose(fitting: Fitting, judge: Judge | None, solver: Solver | Recipe) -> Choice:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -256,7 +256,7 @@ class Course:
         """Go on from a file."""
         noted, tensors = read_state(path, self._fingerprint)
         self.step = noted["step"]
-        self.looks = [(step, _score(**score)) for step, score in noted["looks"]]
+        self.looks = [(step, Score(**{n: tuple(each) for n, each in score.items()})) for step, score in noted["looks"]]
         self.best = {name: tensors[f"best.{name}"].to(p.device) for name, p in self.learned.items()}
         with torch.no_grad():
             for name, parameter in self.learned.items():
@@ -267,10 +267,6 @@ class Course:
                 _, number, name = key.split(".")
                 state["state"].setdefault(int(number), {})[name] = value
         self._optimiser.load_state_dict(state)
-
-
-def _score(losses: Sequence[float], agreements: Sequence[float], numbers: Sequence[int]) -> Score:
-    return Score(tuple(losses), tuple(agreements), tuple(numbers))
 
 
 def _solved(pair: Pair) -> set[str]:

@@ -61,7 +61,8 @@ class Making:
         self._augment = augment
         self._folds = folds
         self._seed = seed
-        self._parents = {fold: samples.of(fold) for fold in self._mixed_folds()}
+        # Every fold that mixes are made of is a set of moments, and with two of them only the larger counts.
+        self._parents = {fold: samples.of(fold) for fold in ((1,) if folds.holds_one_out else folds.numbers)}
         self._images = images
         self._together = min(together, BATCH)
         self._inputs, self.remark = self._read(samples.all)
@@ -77,10 +78,6 @@ class Making:
         if kind.role == "picture" and not package_version("torchvision"):
             return None, f"no images were made, since torchvision is not installed: {install_line('demo')}"
         return Inputs(kind, [sample.arguments for sample in samples]), ""
-
-    def _mixed_folds(self) -> tuple[int, ...]:
-        """Folds of which mixes are made; every one is a set of moments, and with two of them only the larger counts."""
-        return (1,) if self._folds.holds_one_out else self._folds.numbers
 
     def _wanted(self) -> int:
         """How many mixes, over all workers."""

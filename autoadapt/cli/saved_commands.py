@@ -223,10 +223,8 @@ def show_command(
         held = held_by(path) if whole is None else whole
         show(held, as_json, html if whole is None else None)
         if held.made is not None and not as_json:
-            typer.echo(fitted("\n".join(["", *hanging("made", str(held.made)), *_by(held.made.command)])))
+            command = held.made.command
+            lines = ["", *hanging("made", str(held.made)), *([f" call  {command}"] if command else [])]
+            typer.echo(fitted("\n".join(lines)))
         if whole is not None:
             write_page(html, *whole.parts.values())
-
-
-def _by(command: str) -> list[str]:
-    return [f" call  {command}"] if command else []

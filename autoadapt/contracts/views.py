@@ -123,7 +123,7 @@ def eval_copy(module: nn.Module, copy_tensor: TensorCopy | None = None) -> nn.Mo
 
 def duplicate(module: nn.Module) -> nn.Module:
     """A copy with tensors of its own."""
-    return copy_module(module, _cloned)
+    return copy_module(module, lambda tensor: _as_parameter(tensor, tensor.detach().clone()))
 
 
 def _copied(original: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -232,10 +232,6 @@ def _over_the_same_storage(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach()
     made = torch.empty(0, dtype=tensor.dtype, device=tensor.device)  # a view of it could not be trained either
     return made.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
-
-
-def _cloned(tensor: torch.Tensor) -> torch.Tensor:
-    return _as_parameter(tensor, tensor.detach().clone())
 
 
 def clone_buffers(tensor: torch.Tensor) -> torch.Tensor:

@@ -151,7 +151,10 @@ class Ranking(Shown, Dated, MadeByHand):
         """
         front = self.front(cost)
         rows = [row for row in self.best_first if row.quality is not None] or self.best_first
-        return tuple(Dot(_short(row.source), _cost(row, cost), _height(row), row.source in front) for row in rows)
+        ups = [row.parameters / 1e6 if row.quality is None else row.quality for row in rows]
+        names = [row.source.rpartition(":")[2] for row in rows]  # without their schemes
+        pairs = zip(rows, names, ups, strict=True)
+        return tuple(Dot(name, _cost(row, cost), up, row.source in front) for row, name, up in pairs)
 
     def axes(self, cost: Costs = "seconds") -> tuple[str, str]:
         """What the axes of a picture show, the horizontal one first."""
@@ -229,10 +232,6 @@ def _cost(row: Ranked, cost: Costs) -> float:
     return _COSTS[cost][1](row)
 
 
-def _height(row: Ranked) -> float:
-    return row.parameters / 1e6 if row.quality is None else row.quality
-
-
 _COLUMNS: tuple[tuple[str, Callable[[Ranked], str]], ...] = (
     ("params", lambda row: human_count(row.parameters)),
     ("kept", lambda row: "" if row.kept is None else f"{100 * row.kept:.0f} %"),
@@ -254,11 +253,6 @@ def _shared_scheme(names: Sequence[str]) -> str:
 
 def _figure(value: float) -> str:
     return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
-
-
-def _short(source: str) -> str:
-    """A name without its scheme, for a picture."""
-    return source.rpartition(":")[2]
 
 
 def _middle_cut(name: str, width: int) -> str:

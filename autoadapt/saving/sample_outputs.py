@@ -18,7 +18,7 @@ from autoadapt.saving.folder_configs import Leaf, Witness
 
 _SAMPLES = 8
 _TOLERANCE = 0.02  # of the scale: other processors round otherwise, another activation differs by more
-_HALF_TOLERANCE = 0.1
+_HALF, _HALF_TOLERANCE = ("f16", "bf16"), 0.1
 
 
 def witness_of(net: AdaptedModule, noted: Mapping[str, int] | None = None) -> Witness:
@@ -81,7 +81,7 @@ def differences(net: AdaptedModule, before: Witness) -> list[Mismatch]:
         elif noted is None or (noted.dtype, noted.shape) != (leaf.dtype, leaf.shape):
             expected = f"{noted.dtype}{list(noted.shape)}" if noted else "nothing noted"
             faults.append(Mismatch(f"output {path}", expected, f"{leaf.dtype}{list(leaf.shape)}"))
-        elif (off := _distance(noted, leaf)) > _allowed(leaf.dtype):
+        elif (off := _distance(noted, leaf)) > (_HALF_TOLERANCE if leaf.dtype in _HALF else _TOLERANCE):
             expected, found = "the values of the module that was saved", f"off by {off:.1%} of their scale"
             faults.append(Mismatch(f"output {path}", expected, found, _REMEDY, _WHY))
     return faults
@@ -97,7 +97,3 @@ def _distance(left: Leaf, right: Leaf) -> float:
     unit = max(left.scale, 1e-12)
     pairs = zip(left.samples, right.samples, strict=True)
     return max([abs(left.scale - right.scale), *(abs(a - b) for a, b in pairs)]) / unit
-
-
-def _allowed(dtype: str) -> float:
-    return _HALF_TOLERANCE if dtype in ("f16", "bf16") else _TOLERANCE

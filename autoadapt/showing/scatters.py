@@ -132,7 +132,8 @@ def _dots(dots: Sequence[Dot], frame: _Frame) -> list[Shape]:
         place = free_place(x, y, width, height, taken, frame.inside)
         taken.append(place.box)
         left, top = x + place.dx, y + place.dy
-        lead = [Path(f"M{x:.1f} {y:.1f}L{_nearest(x, left, width):.1f} {top + height / 2:.1f}", "aa-lead")]
+        end = min(max(x, left), left + width)
+        lead = [Path(f"M{x:.1f} {y:.1f}L{end:.1f} {top + height / 2:.1f}", "aa-lead")]
         parts: list[Shape] = [
             *(lead if place.distance > NEAR else []),
             Circle(x, y, 4.5),
@@ -141,10 +142,6 @@ def _dots(dots: Sequence[Dot], frame: _Frame) -> list[Shape]:
         title = f"{dot.name}: {dot.across:.3g}, {dot.up:.3g}"
         drawn.append(Group(parts, "aa-best" if dot.marked else "aa-dot", title))
     return drawn
-
-
-def _nearest(x: float, left: float, width: float) -> float:
-    return min(max(x, left), left + width)
 
 
 def _text(text: str, x: float, y: float, *, anchor: str = "middle") -> Text:

@@ -44,7 +44,7 @@ def _watched(value: Any, tree: Tree, note: Note, path: Path) -> Any:
     if not isinstance(tree, Container):
         return value
     names = tree.keys
-    children = dict(zip(names, (_child(value, tree, name) for name in names), strict=True))
+    children = {name: getattr(value, str(name)) if tree.kind in NAMED else value[name] for name in names}
     made = {
         name: _watched(child, inner, note, (*path, name))
         for (name, child), inner in zip(children.items(), tree.children, strict=True)
@@ -56,10 +56,6 @@ def _watched(value: Any, tree: Tree, note: Note, path: Path) -> Any:
             note((*path, name))
 
     return _rebuilt(value, tree, made, noted, leaves)
-
-
-def _child(value: Any, tree: Container, name: Any) -> Any:
-    return getattr(value, str(name)) if tree.kind in NAMED else value[name]
 
 
 def _rebuilt(value: Any, tree: Container, made: dict[Any, Any], noted: Callable[[Any], None], leaves: set[Any]) -> Any:

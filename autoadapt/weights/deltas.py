@@ -72,11 +72,11 @@ def find_deltas(
     layers = layers_of(targets, "weight") if turned else []
     faults = []
     for name, low in sources.items():
-        layer, word, rest = name.partition(".lora_A.")
+        layer, _, rest = name.partition(".lora_A.")
         high = sources.get(f"{layer}.lora_B.{rest}")
         weight = _changed_weight(sources, layer)
         magnitude = any(other.startswith(f"{layer}.lora_magnitude_vector") for other in sources)
-        if not word or high is None or weight is None or magnitude:
+        if high is None or weight is None or magnitude:
             continue
         turn = most_alike(parent(weight.name).replace(".base_layer", ""), layers) in turned
         if not _multiplies(high, low, weight.shape[::-1] if turn else weight.shape):

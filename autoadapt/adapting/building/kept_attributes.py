@@ -43,7 +43,8 @@ def copy_facts(like: nn.Module, net: nn.Module) -> None:
     """
     for name in _FACTS:
         if hasattr(like, name):
-            setattr(net, name, _fact(getattr(like, name)))
+            value = getattr(like, name)
+            setattr(net, name, Said(value()) if callable(value) else copy.deepcopy(value))
 
 
 class Said:
@@ -54,10 +55,6 @@ class Said:
 
     def __call__(self) -> Any:
         return copy.copy(self.value)
-
-
-def _fact(value: Any) -> Any:
-    return Said(value()) if callable(value) else copy.deepcopy(value)
 
 
 def filtered_call(net: nn.Module, *values: Any, **keywords: Any) -> Any:

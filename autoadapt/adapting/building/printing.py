@@ -230,8 +230,9 @@ class _Printer:
     def _returned(self, value: Any) -> Expression:
         """The returned expression; a single tensor is assigned to a variable first."""
         if isinstance(value, fx.Node) and value not in self._waiting:
-            if not _is_name(self._known[value]):
-                self._assign(value, self._known[value])
+            known = self._known[value]
+            if not (isinstance(known, Text) and known.text.isidentifier()):
+                self._assign(value, known)
             name = flat(self._known[value])
             first = next((i for i, one in enumerate(self._statements) if one.targets == (name,)), None)
             if first is not None:
@@ -346,10 +347,6 @@ def _nodes(value: Any) -> Iterator[fx.Node]:
     found: list[fx.Node] = []
     fx.map_arg(value, found.append)
     yield from found
-
-
-def _is_name(expression: Expression) -> bool:
-    return isinstance(expression, Text) and expression.text.isidentifier()
 
 
 def _module_path(path: str) -> str:

@@ -194,10 +194,6 @@ def _other_values(session: Session, returned: Any, words: str) -> list[Mismatch]
 def _with_channels_last(session: Session) -> tuple[Arguments, Any]:
     arguments = session.arguments(session.small(B=2))
     tree, tensors = flatten(arguments.values)
-    last = [_last(tensor) if tensor.dim() == 4 else tensor for tensor in tensors]
+    last = [one.contiguous(memory_format=torch.channels_last) if one.dim() == 4 else one for one in tensors]
     changed = Arguments(rebuild(tree, last), arguments.positional)
     return changed, changed.call(session.copy().to(memory_format=torch.channels_last))
-
-
-def _last(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)

@@ -185,11 +185,8 @@ def _options(contract: Contract) -> Iterator[dict[str, int]]:
     """The example, then smaller images, the largest first."""
     example = contract.axes.example
     yield dict(example)
-    yield from reversed([one for one in _others(contract) if _smaller(one, example)])
-
-
-def _smaller(sizes: Mapping[str, int], example: Mapping[str, int]) -> bool:
-    return math.prod(cells_of(sizes)) < math.prod(cells_of(example))
+    most = math.prod(cells_of(example))
+    yield from reversed([one for one in _others(contract) if math.prod(cells_of(one)) < most])
 
 
 def _others(contract: Contract) -> list[dict[str, int]]:

@@ -35,7 +35,8 @@ def inner_outputs(
     reads = {key: tap_name(*read) for key, read in _head_reads(model, observed, returned).items() if read in specs}
     layers, parameters, held = _layer_counts(named), _parameter_counts(model), _parameters_held(model)
     unread = _unread_vectors(specs, observed, reads)
-    attending = {path for path in observed.attending if 2 * layers[path] <= sum(layers[p] for p in _tops(model))}
+    count = sum(layers[path] for path, _ in model.named_children())
+    attending = {path for path in observed.attending if 2 * layers[path] <= count}
     read_on, listed = _read_on(noted, parameters), _listed(model, specs, noted)
     return tuple(
         InnerOutput(
@@ -82,10 +83,6 @@ def _head_reads(
     """The input of each last layer, by its output, the tensor of scores."""
     shapes = dict(zip(observed.paths, observed.shapes, strict=True))
     return read_by_heads(model, observed.inner, returned, shapes)
-
-
-def _tops(model: nn.Module) -> list[str]:
-    return [path for path, _ in model.named_children()]
 
 
 def _read_on(noted: Mapping[InnerKey, InnerLeaf], parameters: Mapping[str, int]) -> set[InnerKey]:

@@ -234,7 +234,7 @@ class Probe:
         wanted = [tuple(tensor.shape) for tensor in self._tensors] if shapes is None else shapes
         pairs = list(zip(self._tensors, wanted, strict=True))
         if not self.real:
-            return [_empty(tensor, shape) for tensor, shape in pairs]
+            return [torch.empty(shape, dtype=tensor.dtype, device="meta") for tensor, shape in pairs]
         invented = sum(math.prod(shape) * tensor.itemsize for tensor, shape in pairs if tensor.is_meta)
         if invented > MOST_INVENTED:
             raise ProbeError(f"its inputs are not given, and {in_words(invented)} are too much to invent them")
@@ -354,10 +354,6 @@ def _identities(
         found.append(seen.get(id(output), ""))
         seen.setdefault(id(output), path)
     return tuple(found)
-
-
-def _empty(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
-    return torch.empty(shape, dtype=tensor.dtype, device="meta")
 
 
 def _resized(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:

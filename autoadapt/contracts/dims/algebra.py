@@ -194,7 +194,8 @@ class Dim:
             values = [evaluate(factor, sizes, _maximum) for factor in factors]
         except KeyError as missing:
             name = str(missing.args[0])
-            fault = Mismatch(f"axis {name} of {self}", "a size", f"sizes of {_listed(sizes)}", _remedy(name, sizes))
+            found = f"sizes of {', '.join(sizes) or 'no axis'}"
+            fault = Mismatch(f"axis {name} of {self}", "a size", found, _remedy(name, sizes))
             raise SignatureError(f"{self} needs the size of axis {name}", [fault]) from None
         total = values[0]
         for value in values[1:]:
@@ -296,10 +297,6 @@ def _term_slope(monomial: Monomial, axis: str) -> Fraction | None:
             return None if slope is None else max(slope, Fraction(0))
         case _:
             return None
-
-
-def _listed(sizes: Mapping[str, Any]) -> str:
-    return ", ".join(sizes) or "no axis"
 
 
 def _remedy(name: str, sizes: Mapping[str, Any]) -> str:

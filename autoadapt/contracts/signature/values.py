@@ -13,7 +13,7 @@ from torch import nn
 from autoadapt.contracts.dims import Dim
 from autoadapt.contracts.signature.cell_centres import Frozen
 from autoadapt.contracts.signature.specs import TensorSpec
-from autoadapt.contracts.trees import Constant, Container, Kind, LeftOut, Opaque, Slot, Tree, alike, path_texts, paths
+from autoadapt.contracts.trees import Constant, Container, LeftOut, Opaque, Slot, Tree, alike, path_texts, paths
 from autoadapt.errors import Mismatch, SignatureError
 from autoadapt.errors.printable import visible
 
@@ -113,7 +113,7 @@ def _parse_tree(value: object, leaves: list[TensorSpec]) -> Tree:
         case Mapping():
             _check_keys(value)
             return Container(
-                kind=_mapping_kind(value),
+                kind="ordered_dict" if isinstance(value, OrderedDict) else "dict",
                 keys=tuple(value),
                 children=tuple(_parse_tree(child, leaves) for child in value.values()),
             )
@@ -153,7 +153,3 @@ def _check_keys(value: Mapping[Any, Any]) -> None:
     ]
     if faults:
         raise SignatureError("a signature has keys that no path can name", faults)
-
-
-def _mapping_kind(value: Mapping[Any, Any]) -> Kind:
-    return "ordered_dict" if isinstance(value, OrderedDict) else "dict"

@@ -44,17 +44,14 @@ def check_written(outputs: object) -> None:
 def _refuse_tensors(leaves: Sequence[tuple[tuple[str, ...], object]]) -> None:
     """Refuse tensors, such as what a module returned: their shape at one input does not tell that at others."""
     expected = "the module that returns it, or a text with dtype and sizes"
+    remedy = "like=old  # the module itself"
     faults = [
-        Mismatch(".".join(path) or "output", expected, _shape(leaf), "like=old  # the module itself")
+        Mismatch(".".join(path) or "output", expected, f"a tensor of the shape {tuple(leaf.shape)}", remedy)
         for path, leaf in leaves[:3]
         if isinstance(leaf, (torch.Tensor, np.ndarray))
     ]
     if faults:
         raise SignatureError("a tensor is no contract", faults)
-
-
-def _shape(tensor: torch.Tensor | np.ndarray) -> str:
-    return f"a tensor of the shape {tuple(tensor.shape)}"
 
 
 class _Level(NamedTuple):
