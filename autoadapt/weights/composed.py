@@ -138,7 +138,7 @@ def _dequantised(recipe: Recipe, weight: Tensor, scale: Tensor, beside: Tensor |
     per_row = [-1, *[1] * (weight.ndim - 1)]
     if zero is not None:
         values = values - zero.float().reshape(per_row)
-    if (scale.ndim == 2 and scale.shape[1] > 1) or (scale.numel() not in (1, weight.shape[0])):
+    if scale.ndim == 2 and tuple(scale.shape) != (weight.shape[0], 1):
         blocks = scale.float().repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
         return values * blocks[: weight.shape[0], : weight.shape[1]]
     return values * (scale.float().reshape(per_row) * recipe.scale)

@@ -179,7 +179,7 @@ def _planned(wish: Wish, source: Spec, new: tuple[int, ...], axes: Sequence[str]
 def _slice(
     old: tuple[int, ...], new: tuple[int, ...], axes: Sequence[str], wish: Wish, widths: Widths
 ) -> Conversion | str:
-    if len(old) != len(new) or not old:
+    if len(old) != len(new):
         return ""
     rows = slice_axes(old, new, axes, wish.policy, wish.kept, widths)
     if isinstance(rows, str):

@@ -197,7 +197,7 @@ def _scaled_alike(length: Move, direction: Move) -> bool:
     old, new, counted = direction.source.shape, direction.slot.spec.shape, length.slot.spec.shape
     if direction.conversion is None:
         return length.conversion is None
-    if len(old) != len(new) or direction.conversion.policy not in SLICES:
+    if direction.conversion.policy not in SLICES:
         return False
     axes = [axis for axis in range(len(new)) if old[axis] != new[axis]]
     taken = [

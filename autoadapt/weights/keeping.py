@@ -33,14 +33,9 @@ class Kept:
     rows: Rows
     old: int | None = None
 
-    @property
-    def least(self) -> int:
-        """How many old things there are at least."""
-        return self.old or 1 + max(row for row in self.rows if row is not None)
-
     def counts(self, old: int) -> bool:
         """Whether these can be the rows of so many old things."""
-        return old == self.old if self.old is not None else old >= self.least
+        return old == self.old if self.old is not None else old > max(row for row in self.rows if row is not None)
 
 
 @cache

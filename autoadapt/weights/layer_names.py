@@ -28,7 +28,12 @@ def layers_of(specs: Named, ending: str) -> list[str]:
 
 
 def likeness_to(layer: str, others: Iterable[str]) -> tuple[int, int]:
-    """How many last segments a layer's name shares with the most alike of others, and whether all of the shorter."""
+    """How many last segments a layer's name shares with the most alike of others, and whether all of the shorter.
+
+    Example:
+        >>> likeness_to("0.attn", ["model.0.attn", "1.attn"]), likeness_to("a.fc", ["b.fc"]), likeness_to("a", ["ba"])
+        ((2, 1), (1, 0), (0, 0))
+    """
     ends = ends_of(layer, ".")
     best = (0, 0)
     for other in others:
@@ -46,9 +51,14 @@ def front_of(layer: str) -> str:
 def most_alike(layer: str, others: list[str]) -> str | None:
     """The layer of others whose name ends most like another's; none where none does."""
     found = max(others, key=lambda other: likeness_to(layer, [other]), default=None)
-    return found if found == layer or (found is not None and likeness_to(layer, [found]) > (0, 0)) else None
+    return found if found is not None and likeness_to(layer, [found]) > (0, 0) else None
 
 
 def ends_in(targets: Mapping[str, Spec], name: str) -> bool:
-    """Whether the model has a tensor of a name, as far as one side's front part goes."""
+    """Whether the model has a tensor of a name, as far as one side's front part goes.
+
+    Example:
+        >>> [ends_in(dict.fromkeys([name]), "fc.bias") for name in ("model.fc.bias", "bias", "afc.bias")]
+        [True, True, False]
+    """
     return any(name == other or name.endswith(f".{other}") or other.endswith(f".{name}") for other in targets)

@@ -84,8 +84,6 @@ def _refuse_if_not_parallel(left: list[_Layer], right: list[_Layer]) -> None:
 
 
 def _parallel(source: _Layer, target: _Layer, *, is_last: bool) -> bool:
-    if source.shapes == target.shapes:
-        return True
     names = [leaf for leaf, _ in source.shapes], [leaf for leaf, _ in target.shapes]
     if is_last and names[0] == names[1]:
         return all(len(a) == len(b) for (_, a), (_, b) in zip(source.shapes, target.shapes, strict=True))

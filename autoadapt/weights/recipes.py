@@ -164,7 +164,7 @@ def _other_length(
 
 def _scales(length: tuple[int, ...], direction: tuple[int, ...]) -> bool:
     """Whether there is a length for all, or for each entry of some axes, of a direction."""
-    return not length or all(size in (1, axis) for size, axis in zip(length, direction, strict=False))
+    return all(size in (1, axis) for size, axis in zip(length, direction, strict=False))
 
 
 def _joined(sources: Named, targets: Named) -> Iterator[Recipe]:

@@ -73,7 +73,7 @@ def find_grid(old: tuple[int, ...], new: tuple[int, ...]) -> Grid | None:
         >>> find_grid((1, 197, 192), (1, 101, 192))
         Grid(old=(14, 14), new=(10, 10), tokens=1)
     """
-    if len(old) != len(new) or not old:
+    if len(old) != len(new):
         return None
     differing = [axis for axis, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
     if len(old) == 4 and (set(differing) <= {2, 3} or set(differing) <= {1, 2}):

@@ -62,6 +62,14 @@ def test_a_norm_of_one_layer_alone_goes_to_that_layer() -> None:
     assert {e.name for e in report.sources if e.bucket == "unexpected"} == {"1.weight"}
 
 
+@pytest.mark.parametrize(("sizes", "dim"), [((1, 4), 1), ((4, 1), 0), ((4, 1), None), ((1, 1), 0)])
+def test_a_length_of_one_value_is_that_of_the_axes_that_it_was_taken_of(sizes, dim):
+    source = randomised(nn.Sequential(parametrizations.weight_norm(nn.Linear(*sizes), dim=dim)), 1)
+    model = randomised(nn.Sequential(nn.Linear(*sizes)), 2)
+    transfer(source, model)
+    assert torch.equal(model[0].weight, source[0].weight)
+
+
 AXES = {"rows": 0, "columns": 1, "last": 2, "whole": None}
 
 

@@ -73,6 +73,8 @@ def test_a_quantised_model_takes_the_tensors_of_its_own_kind() -> None:
     [
         (torch.int64, torch.int32, True),
         (torch.int32, torch.int64, True),
+        (torch.int8, torch.int16, True),
+        (torch.int16, torch.int8, False),
         (torch.bool, torch.int64, True),
         (torch.int64, torch.float32, True),
         (torch.bool, torch.float32, True),

@@ -38,6 +38,7 @@ def test_nothing_is_the_same_as_nothing() -> None:
     nothing = np.empty(0, np.uint8)
     assert is_same(nothing, nothing)
     assert is_finite(nothing, "float32")
+    assert is_finite(nothing, "bfloat16")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from weights_models import equal, prefixed, randomised, snapshot
 
 from autoadapt.errors import CoverageError, SourceError, TransferError
 from autoadapt.weights import transfer
+from autoadapt.weights.recipes import find_recipes
+from autoadapt.weights.tensor_specs import Spec
 
 
 def plain(layer: nn.Module) -> nn.Module:
@@ -96,6 +98,24 @@ def test_a_bias_that_the_model_has_no_place_for_is_not_lost_in_silence() -> None
     report = transfer(attention(Split()), attention(Fused(bias=False)), merge="fused")
     assert not report.ok
     assert sum(e.bucket == "unexpected" for e in report.sources) == 3
+
+
+def parts(shapes, dtype="float32"):
+    return [Spec(f"{word}.weight", shape, dtype) for word, shape in shapes.items()]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (parts({"q": (4, 4), "k": (4, 6), "v": (4, 4)}), parts({"qkv": (12, 4)})),
+        (parts({"q": (4, 4), "k": (4, 4)}) + parts({"v": (4, 4)}, "int8"), parts({"qkv": (12, 4)})),
+        (parts({"q": (4, 4), "k": (4, 4)}), parts({"qkv": (12, 4)})),
+        (parts({"qkv": (12, 4)}), parts({"q": (4, 4), "k": (4, 4), "v": (2, 4)})),
+        (parts({"qkv": (12, 4)}), parts({"q": (4, 4), "k": (8, 4)})),
+    ],
+)
+def test_rows_that_are_no_whole_layers_are_neither_joined_nor_split(old, new):
+    assert find_recipes(old, new, {"fused": None}) == []
 
 
 def test_gate_and_up_are_joined_and_split() -> None:
@@ -224,6 +244,12 @@ def test_what_is_excluded_is_no_part_of_anything() -> None:
     assert report.source_counts == {"excluded": 2, "unexpected": 4, "loaded": 4}
 
 
+def test_of_a_layer_that_is_split_the_part_that_stays_away_is_told():
+    report = transfer(randomised(attention(Fused()), 1), attention(Split()), merge="fused", exclude=["*.v_proj.*"])
+    assert report.source_counts == {"excluded": 2, "loaded": 4}
+    assert {e.how for e in report.targets if e.bucket == "missing"} == {"excluded"}
+
+
 def test_deltas_alone_are_a_total_miss_that_says_so() -> None:
     state = {name: value for name, value in deltas().items() if "lora" in name}
     with pytest.raises(TransferError, match="2 deltas without the weights they belong to"):
@@ -285,6 +311,8 @@ def test_of_several_adapters_at_a_layer_one_has_to_be_chosen():
         {"a.lora_A": (2, 6), "a.lora_B": (4, 2)},
         {"a.lora_embedding_A.default": (2, 6), "a.lora_embedding_B.default": (4, 2)},
         {"b.lora_A.default.weight": (2, 6), "b.lora_B.default.weight": (4, 2)},
+        {"a.lora_A.other.weight": (), "a.lora_B.other.weight": (4, 2)},
+        {"a.lora_A.other.weight": (2, 6), "a.lora_B.other.weight": ()},
     ],
 )
 def test_deltas_that_were_asked_for_and_cannot_be_merged_are_refused(deltas):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,9 @@ from weights_models import Joints, PoseNet, randomised, rows, snapshot
 
 from autoadapt.errors import TransferError
 from autoadapt.weights import transfer
+from autoadapt.weights.conversions import POLICIES, Conversion, Wish, convert, plan
 from autoadapt.weights.keeping import orders
+from autoadapt.weights.tensor_specs import Spec
 
 # Counts
 
@@ -293,3 +297,48 @@ def test_every_known_order_names_each_old_row_once() -> None:
         assert len(set(known)) == len(known), name
         assert max(known) < found.old
     assert [len(orders()[f"{old}->mpii"].rows) for old in ("coco", "crowdpose")] == [16, 16]
+
+
+# Policies
+
+KERNELS = [
+    (4,),
+    (6,),
+    (4, 8),
+    (4, 3),
+    (6, 8),
+    (4, 1),
+    (4, 8, 3),
+    (4, 8, 3, 3),
+    (4, 1, 3, 3),
+    (4, 8, 5, 5),
+    (4, 3, 5, 3),
+]
+KERNELS += [(4, 8, 3, 3, 3), (4, 8, 5, 3, 3), (4, 8, 5, 3, 4), (4, 3, 3, 3, 3)]
+TABLES = [(1, 16, 8), (1, 25, 8), (1, 25, 9), (16, 8), (25, 8), (25, 6), (1, 8, 4, 4), (1, 8, 6, 4), (1, 9, 6, 4)]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_policy_gives_values_of_the_size_that_it_says_or_why_it_does_not_apply(policy):
+    for old, new in [*itertools.permutations(KERNELS, 2), *itertools.permutations(TABLES, 2)]:
+        kernel = ("output", "input", *("depth", "height", "width")[5 - len(new) :])[: len(new)]
+        axes = kernel if new in KERNELS else ("batch", "first", "second", "third")[-len(new) :]
+        found = plan(Wish(policy), Spec("pos_embed", old), Spec("pos_embed", new), axes, patches=True)
+        if isinstance(found, Conversion):
+            assert tuple(convert(torch.ones(old), found, new).shape) == found.region, (old, new)
+        else:
+            assert "->" in found or "permute" in found
+
+
+@pytest.mark.parametrize(
+    ("policy", "old", "new"),
+    [
+        ("linear", (4, 8, 3, 3, 3), (4, 8, 5, 3, 3)),
+        ("linear", (16, 8), (25, 8)),
+        ("inflate", (4, 8, 3, 3), (4, 8, 5, 3, 3)),
+        ("sum", (4, 8, 3, 3), (4, 1, 3, 3)),
+    ],
+)
+def test_a_policy_applies_along_time_and_channels(policy, old, new):
+    axes = ("entry", "channel") if len(new) == 2 else ("output", "input", *("depth", "height", "width")[5 - len(new) :])
+    assert isinstance(plan(Wish(policy), Spec("w", old), Spec("w", new), axes), Conversion)
