@@ -184,16 +184,20 @@ class Calibration(Shown, Dated, MadeByHand):
         )
         return [f"{agreement if self.head.agreement is not None else ''}{loss}", *shown]
 
-    def _head_rows(self) -> list[tuple[str, ...]]:
+    @property
+    def scores(self) -> dict[str, HeadScore]:
+        """How well the head does with each kind of adapter, by what it is called; empty without a head."""
         scores = {"random adapter": self.random, "mean only": self.mean_only, "calibrated": self.head}
         if self.before_refining is not None:
             scores = {**scores, "calibrated": self.before_refining, "refined": self.head}
-        found = [(label, score) for label, score in scores.items() if score is not None]
-        if not found:
+        return {label: score for label, score in scores.items() if score is not None}
+
+    def _head_rows(self) -> list[tuple[str, ...]]:
+        if not self.scores:
             return []
-        has_agreement = found[0][1].agreement is not None
+        has_agreement = next(iter(self.scores.values())).agreement is not None
         title = ("held-out head", *(["agreement"] if has_agreement else []), self.loss_name)
-        return [title, *((label, *score.cells) for label, score in found)]
+        return [title, *((label, *score.cells) for label, score in self.scores.items())]
 
     def _output_rows(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("held-out output", "channels", "R2", "cosine", "variance", "condition")]
@@ -232,9 +236,7 @@ def _draw_spectrum(axes: Any, outputs: tuple[OutputFit, ...]) -> None:
 
 
 def _draw_bars(axes: Any, made: Calibration) -> None:
-    scores = {"random": made.random, "mean": made.mean_only, "calibrated": made.head}
-    known = {name: s.agreement for name, s in scores.items() if s is not None and s.agreement is not None}
-    if not known:
-        known = {f"R2 {fit.target}": fit.r2 for fit in made.outputs}
+    known = {name: score.agreement for name, score in made.scores.items() if score.agreement is not None}
+    known = known or {f"R2 {fit.target}": fit.r2 for fit in made.outputs}
     axes.bar(list(known), list(known.values()))
     axes.set(ylim=(min([0, *known.values()]), 1), title="held-out agreement" if made.head else "held-out R2")

@@ -147,12 +147,8 @@ class State:
             CalibrationError: It is no state, or one of another run.
         """
         noted, tensors = read_state(path, fingerprint)
-        try:
+        with _explained(path):
             self._take(noted, tensors)
-        except (AdaptError, KeyError, IndexError, TypeError, ValueError) as error:
-            said = one_line(error)
-            fault = Mismatch(str(path), "a state of autoadapt.calibrate", said, "delete the file")
-            raise CalibrationError(f"{path} holds no state", [fault]) from error
 
     def _take(self, noted: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Become what was noted."""
@@ -225,12 +221,19 @@ def written_by(path: Path) -> tuple[int, tuple[int, int]]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """A file that is read; whatever is wrong with it is a fault that names it."""
-    try:
+    with _explained(path):
         if said := hindrance(path):
             raise ValueError(said)
         with safe_open(path, framework="pt") as file:
             yield file
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Whatever is wrong with what a file holds is a fault that names it."""
+    try:
+        yield
+    except (AdaptError, OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
         said = one_line(error)
         fault = Mismatch(str(path), "a state of autoadapt.calibrate", said, "delete the file")
         raise CalibrationError(f"{path} holds no state", [fault]) from error

@@ -13,7 +13,7 @@ from autoadapt.showing.tables import human_count
 @section_of.register
 def calibration_section(made: Calibration) -> Section:
     """How the head answers, how well each output is explained, what was tried, and what it took."""
-    tables = [*([_head(made)] if made.head else []), _outputs(made)]
+    tables = [*([_scores(made.scores)] if made.head else []), _outputs(made)]
     trials = [Folded(f"{len(made.trials)} solvers tried", (_trials(made),))] if len(made.trials) > 1 else []
     return Section("Calibration", made.name, (*tables, _facts(made), *trials), _verdict(made))
 
@@ -36,13 +36,6 @@ def distillation_section(made: Distillation) -> Section:
 
 def _verdict(made: Calibration | Distillation) -> Badge:
     return Badge("written", "good") if made.written else Badge("left as it was", "bad")
-
-
-def _head(made: Calibration) -> Table:
-    scores = {"random adapter": made.random, "mean only": made.mean_only, "calibrated": made.head}
-    if made.before_refining is not None:
-        scores = {**scores, "calibrated": made.before_refining, "refined": made.head}
-    return _scores({label: score for label, score in scores.items() if score is not None})
 
 
 def _scores(found: Mapping[str, HeadScore]) -> Table:

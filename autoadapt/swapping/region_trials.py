@@ -17,10 +17,9 @@ from autoadapt.contracts.trees import flatten, rebuild
 from autoadapt.contracts.views import clone_buffers, copy_module
 from autoadapt.errors import Mismatch, SwapError
 from autoadapt.files.reading import one_line
-from autoadapt.swapping.model_outputs import differences, moving_parts
 from autoadapt.swapping.readings import Outcome
 from autoadapt.swapping.region_swaps import Parts, RegionSwap
-from autoadapt.swapping.trial_runs import give_noise, missing_calls, refuse_mixing, trained
+from autoadapt.swapping.trial_runs import missing_calls, refuse_mixing, still_differing, trained
 from autoadapt.swapping.watching import Example, outcome_of, run_copy
 
 
@@ -78,12 +77,10 @@ class _Trial:
             why = f"functions run between the modules of the region: {functions}" if functions else ""
             fault = Mismatch(place, wanted, one_line(error), "swap a smaller region, or a submodule", why)
             raise SwapError(f"{name} raises with the new module", [fault]) from error
-        faults = differences(before, after)
-        if faults and found == expected:
-            runs = [run for scale in (0.0, 1.0, 100.0) if (run := self._on_noise(example, training, scale))]
-            faults = differences(before, after, moving=moving_parts([before, *runs]))
-        if found != expected:
-            faults = missing_calls(expected, found)
+        faults = missing_calls(expected, found)
+        if not faults:
+            run = functools.partial(run_copy, self._model, example, training=training)
+            faults = still_differing(before, after, run, self._planned.region.members)
         if faults:
             raise SwapError(f"with the new module {name} does not return what it did", faults)
         return True
@@ -99,14 +96,6 @@ class _Trial:
         """Count the calls of what stands at the members."""
         for path in self._planned.region.members:
             copied.get_submodule(path).register_forward_pre_hook(functools.partial(_note_call, calls, path))
-
-    def _on_noise(self, example: Example, training: bool, scale: float) -> Outcome | None:
-        """What the whole returns when the members give other values of the same shapes; None if it raises."""
-        noisy = functools.partial(give_noise, paths=self._planned.region.members, scale=scale)
-        try:
-            return self._run(example, noisy, training)
-        except Exception:  # other values may well be refused; there are more runs
-            return None
 
     def is_frozen(self) -> bool:
         """Whether the model's own `train()` freezes the new module, as one that freezes a stem by its name does."""

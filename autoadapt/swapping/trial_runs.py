@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -138,22 +139,32 @@ class _Trial:
     def differences(self, before: Outcome, after: Outcome) -> list[Mismatch]:
         """Differences of the whole's outputs, but for what was left out and for sizes that follow the values."""
         absent = {place for one in self.planned for place in one.left_out_places}
-        faults = differences(before, after, absent=absent)
-        if not faults:
-            return []
-        runs = [run for scale in (0.0, 1.0, 100.0) if (run := self._run_on_noise(scale)) is not None]
-        return differences(before, after, absent=absent, moving=moving_parts([before, *runs]))
-
-    def _run_on_noise(self, scale: float) -> Outcome | None:
-        """What the whole returns when the old modules give other values of the same shapes; None if it raises."""
-        noisy = functools.partial(give_noise, paths=[one.place.path for one in self.planned], scale=scale)
-        try:
-            return outcome_of(run_copy(self.model, self.example, noisy, training=self.training))
-        except Exception:  # other values may well be refused; there are more runs
-            return None
+        run = functools.partial(run_copy, self.model, self.example, training=self.training)
+        return still_differing(before, after, run, self.calls, absent)
 
 
-def give_noise(model: nn.Module, paths: Iterable[str], scale: float) -> None:
+def still_differing(
+    before: Outcome, after: Outcome, run: Callable[..., object], paths: Iterable[str], absent: Collection[str] = ()
+) -> list[Mismatch]:
+    """How two outcomes of a whole model differ, but for what follows the values that its old modules give.
+
+    Args:
+        before: With the old modules.
+        after: With the new ones.
+        run: Runs a copy of the whole, after something is done to it.
+        paths: Where the old modules stand in it.
+        absent: Paths that may be missing or hold a placeholder.
+    """
+    if not differences(before, after, absent=absent):
+        return []
+    runs = [before]
+    for scale in (0.0, 1.0, 100.0):
+        with contextlib.suppress(Exception):  # other values may well be refused; there are more runs
+            runs.append(outcome_of(run(functools.partial(_give_noise, paths=paths, scale=scale))))
+    return differences(before, after, absent=absent, moving=moving_parts(runs))
+
+
+def _give_noise(model: nn.Module, paths: Iterable[str], scale: float) -> None:
     """Let some modules of a model return other values of the same shapes, the same ones at each call."""
 
     def noisy(_module: nn.Module, _args: object, output: object) -> object:
