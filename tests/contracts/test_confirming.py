@@ -227,10 +227,10 @@ def real_passes(module: nn.Module, layer: nn.Module, inputs: torch.Tensor) -> li
     ("inputs", "sizes"),
     [
         (torch.randn(2, 3, 64, 48), [(5, 3, 224, 224), (1, 3, 64, 48), (1, 3, 64, 48)]),
-        (torch.randn(2, 3, 224, 224), [(5, 3, 40, 40), (1, 3, 224, 224), (1, 3, 224, 224)]),
+        (torch.randn(2, 3, 224, 224), [(5, 3, 40, 40), (1, 3, 224, 224), (1, 3, 256, 256), (1, 3, 224, 224)]),
     ],
 )
-def test_the_run_that_tells_the_order_of_tokens_is_one_of_the_three(inputs, sizes):
+def test_the_run_that_tells_the_order_of_tokens_stands_for_one_at_a_larger_size(inputs, sizes):
     module = Listed("columns", before=1)
     assert real_passes(module, module.embed, inputs) == sizes
     assert aa.capture(module, inputs).outputs["output"].cells == "columns"

@@ -13,7 +13,7 @@ from autoadapt.contracts.capturing.in_place import arguments_in_place, find_subm
 from autoadapt.contracts.capturing.meant_inputs import with_meant_inputs
 from autoadapt.contracts.capturing.refusals import refuse_empty
 from autoadapt.contracts.capturing.regions import RegionModule, RegionPath, find_region, region_text, traces_of
-from autoadapt.contracts.capturing.runs import ValuesNeededError
+from autoadapt.contracts.capturing.runs import OneSizeError, ValuesNeededError
 from autoadapt.contracts.capturing.sessions import Session
 from autoadapt.contracts.capturing.solving import UnexplainedError
 from autoadapt.contracts.capturing.without_heads import asks_for_a_size
@@ -118,6 +118,8 @@ def _captured(module: nn.Module, arguments: Arguments, tell: Tell, options: Mapp
     session = Session(module, arguments, **options)
     try:
         found = session.signature()
+    except OneSizeError:
+        return _captured(module, arguments, tell, {**options, "one_size": True})
     except ValuesNeededError:
         tell(f"running {name} with values")
         return Session(module, arguments, **options, real=True).signature()

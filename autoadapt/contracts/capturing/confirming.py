@@ -27,7 +27,7 @@ from autoadapt.contracts.randomness import undisturbed
 from autoadapt.contracts.signature import Contradiction
 
 MOST_PASSES = 3
-"""Real passes of one capture."""
+"""Real passes of one capture, and one more where the first was made on small images."""
 MOST_SECONDS = 1.0
 """For all passes but the first together."""
 OTHER_SEED = 1
@@ -63,6 +63,8 @@ class Confirmation:
     """The message of the exception, where the module raised at the example."""
     differs: bool = False
     """Whether containers or dtypes differ from those on the meta device."""
+    one_size: bool = False
+    """Whether it raises on larger images of a usual size, though not on the meta device."""
 
 
 def confirm(
@@ -81,7 +83,7 @@ def confirm(
     Where the first copy holds a tensor of its first call, the two runs at the example both use that copy. The two runs
     at the example must return the same values; where the module draws random numbers, the last one draws others, and
     the outputs that change are noted. If a run that measured the order of cells was made, it replaces the one at a
-    usual size and is compared with the contract too; the other two then share a copy.
+    usual size where that was a larger one, and is compared with the contract too.
 
     Args:
         module: The original, for its device.
@@ -112,8 +114,12 @@ def confirm(
         found += runs.wrong_in(ordered)
     drew, in_a_row = probe.drew, passes > 1 and probe.keeps_a_call(first) and runs.affords(sizes)
     values = runs.values_again(sizes, first, drew=drew) if in_a_row else []
-    if passes >= MOST_PASSES:
-        found += runs.elsewhere(sizes)
+    example = contract.axes.example
+    if passes >= MOST_PASSES or (ordered and all(ordered.sizes[name] <= example[name] for name in ("H", "W"))):
+        other = runs.elsewhere(sizes)
+        found += (elsewhere := runs.in_a_copy(other))
+        if other and other["H"] > example["H"] and any(one.expected == _OUTPUTS for one in elsewhere):
+            return Confirmation(observed=first, one_size=True)
     if passes > 1 and not in_a_row and runs.affords(sizes):
         values = runs.values_again(sizes, first, drew=drew)
     return _confirmation(contract, first, found, values, drew=drew)
@@ -264,10 +270,13 @@ class _Runs:
             return found
         raise AssertionError("the example's batch is the last that is tried")
 
-    def elsewhere(self, example: Mapping[str, int]) -> list[Contradiction]:
+    def elsewhere(self, example: Mapping[str, int]) -> dict[str, int]:
+        """Another usual size at which there is time for a run; empty if there is none."""
+        return next((other for other in _others(self.contract) if other != example and self.affords(other)), {})
+
+    def in_a_copy(self, other: Mapping[str, int]) -> list[Contradiction]:
         """Contradictions in a run of a new copy at another size, if there is time for one; later runs use that copy."""
-        other = next((other for other in _others(self.contract) if other != example and self.affords(other)), None)
-        if not self.affords(other or example):
+        if not self.affords(other or self.contract.axes.example):
             return []
         self.probe = self.probe.fresh()
         return self.again(other, seed=OTHER_SEED) if other else self.slightly_smaller()

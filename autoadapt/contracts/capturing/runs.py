@@ -37,6 +37,10 @@ class ValuesNeededError(Exception):
     """The module fails on the meta device at other sizes than the example's, though it may run for real."""
 
 
+class OneSizeError(Exception):
+    """The module raises on larger images than the example, which only a run with values shows."""
+
+
 class Runs:
     """The runs of one capture, each size once.
 

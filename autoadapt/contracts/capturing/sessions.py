@@ -48,7 +48,7 @@ from autoadapt.contracts.capturing.refusals import (
     refuse_stored,
 )
 from autoadapt.contracts.capturing.roles import find_gatherings, find_roles, may_have_roles, value_ranges
-from autoadapt.contracts.capturing.runs import Runs, ValuesNeededError
+from autoadapt.contracts.capturing.runs import OneSizeError, Runs, ValuesNeededError
 from autoadapt.contracts.capturing.shown_properties import agreed_bounds, telling_outputs, with_held
 from autoadapt.contracts.capturing.sizing import Steps, settle_letters, untie
 from autoadapt.contracts.capturing.solving import Solution
@@ -66,7 +66,7 @@ from autoadapt.errors.printable import visible
 
 
 class Session:
-    """One capture, with the arguments of `capture`; `real` is to probe by real runs, and not on the meta device."""
+    """One capture, with the arguments of `capture`; `real`: probe by real runs; `one_size`: of images of one size."""
 
     def __init__(
         self,
@@ -77,11 +77,12 @@ class Session:
         grid: Mapping[str, TokenGrid],
         confirm: bool,
         real: bool = False,
+        one_size: bool = False,
     ) -> None:
         self._module = uncompiled(module)
         check_names(self._module)
         self._grid = grid
-        self._confirm = confirm
+        self._confirm, self._one_size = confirm, one_size
         self._perturbed = False  # whether a real pass was spent on the grid of tokens
         self._arguments = arguments
         self._tree, self._tensors = flatten(arguments.values)
@@ -182,7 +183,7 @@ class Session:
         base, steps = self._runs.where_to_probe()
         base = self._runs.at_step(base, steps)
         steps, solution = self._runs.solved(base, steps)
-        if self._resizes_itself(solution):
+        if self._one_size or self._resizes_itself(solution):
             steps = {name: step for name, step in steps.items() if name not in ("H", "W")}
         if (told := self._runs.in_frames(steps, solution, self._arguments if self._confirm else None)) is not None:
             return self._runs.axes.example, steps, told, ()
@@ -198,6 +199,7 @@ class Session:
 
         Raises:
             CaptureError: The module raises in a real run, or returns tensors that are not dense.
+            OneSizeError: It raises on larger images.
             ValuesNeededError: Containers or dtypes differ from those on the meta device.
         """
         if not self._confirm:
@@ -223,8 +225,8 @@ class Session:
         found = confirm(self._module, probe, contract, batch=batch, work=self._probe.work, ordered=ran, passes=passes)
         if found.observed is not None:
             self._refuse_stored(found.observed)
-        if found.differs:
-            raise ValuesNeededError
+        if found.differs or found.one_size:
+            raise ValuesNeededError if found.differs else OneSizeError
         return self._excused(found) if found.raised else found
 
     def _excused(self, found: Confirmation) -> Confirmation:
