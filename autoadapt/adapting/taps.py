@@ -275,13 +275,9 @@ def _without_branches(groups: Mapping[Strides, Sequence[InnerOutput]]) -> dict[S
     for strides, outputs in groups.items():
         if _cell(strides) < coarsest:
             coarser = functools.reduce(operator.or_, (own for cells, own in held.items() if cells > _cell(strides)))
-            kept = [output for output in outputs if output.output or _leads_on(output, trunk, coarser)]
+            kept = [one for one in outputs if one.output or not one.behind & ~trunk or one.behind & coarser]
             found[strides] = kept if any(output.layers for output in kept) else outputs
     return found
-
-
-def _leads_on(output: InnerOutput, trunk: int, coarser: int) -> bool:
-    return not output.behind & ~trunk or bool(output.behind & coarser)
 
 
 def _held(outputs: Iterable[InnerOutput]) -> int:

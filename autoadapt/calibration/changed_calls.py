@@ -43,7 +43,8 @@ class ChangedCalls:
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self._suspects = {path: one for path, one in modules.items() if _may_be_changed(one)}
+        hooked = {path for path, one in modules.items() if callers_hooks(one, "_forward_hooks")}
+        self._suspects = {path: one for path, one in modules.items() if path in hooked or "forward" in vars(one)}
         self._calls: dict[str, _Call] = {}
 
     @contextlib.contextmanager
@@ -80,10 +81,6 @@ class ChangedCalls:
             raise CalibrationError(
                 "the module returns something else than its plan says, which alone is fitted", faults
             )
-
-
-def _may_be_changed(module: nn.Module) -> bool:
-    return bool(callers_hooks(module, "_forward_hooks")) or "forward" in vars(module)
 
 
 def _alike(left: Any, right: Any) -> bool:

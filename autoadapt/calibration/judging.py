@@ -326,17 +326,13 @@ def _copied_function(head: FunctionType) -> Head:
             copies[id(value)] = in_eval_mode(copied_module(value))
         return copies[id(value)]
 
-    known = {**head.__globals__, **{n: copied(head.__globals__.get(n)) for n in _global_names(head)}}
+    read = {name: head.__globals__.get(name) for name in head.__code__.co_names}
+    known = {**head.__globals__, **{name: copied(one) for name, one in read.items() if isinstance(one, nn.Module)}}
     cells = tuple(CellType(copied(cell.cell_contents)) if _is_filled(cell) else cell for cell in head.__closure__ or ())
     defaults = None if head.__defaults__ is None else tuple(map(copied, head.__defaults__))
     made = FunctionType(head.__code__, known, head.__name__, defaults, cells or None)
     made.__kwdefaults__ = {name: copied(value) for name, value in (head.__kwdefaults__ or {}).items()}
     return _keeping(made, list(copies.values())) if copies else head
-
-
-def _global_names(head: FunctionType) -> list[str]:
-    """Names in a function's code under which a module stands among the globals."""
-    return [name for name in head.__code__.co_names if isinstance(head.__globals__.get(name), nn.Module)]
 
 
 def _is_filled(cell: CellType) -> bool:

@@ -59,7 +59,7 @@ def _mosaic(four: Sequence[Layers], size: tuple[int, int]) -> Layers:
     rows, columns = (_parted(length) for length in size)
     places = [(row, column) for row in rows for column in columns]
     random.shuffle(places)
-    canvas = _canvas(four[0], size)
+    canvas = Layers(_of_size(four[0].picture_CHW, size), tuple(_of_size(one, size) for one in four[0].over))
     for layers, (row, column) in zip(four, places, strict=True):
         _paste(canvas, _warped(layers, (row.stop - row.start, column.stop - column.start)), row, column)
     return canvas
@@ -83,10 +83,6 @@ def _part(length: int) -> slice:
     taken = max(round(length * random.uniform(0.25, 0.6)), 1)
     start = random.randint(0, length - taken)
     return slice(start, start + taken)
-
-
-def _canvas(like: Layers, size: tuple[int, int]) -> Layers:
-    return Layers(*(_of_size(like.picture_CHW, size), tuple(_of_size(one, size) for one in like.over)))
 
 
 def _of_size(tensor: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -116,7 +116,9 @@ class Pair:
         if net in self._run_as_they_are:
             self.new = whole_copy(net, without=adapted.backbone)
         else:
-            self.new = copy_module(net, lambda t: _cloned(t) if id(t) in own else clone_buffers(t))
+            self.new = copy_module(
+                net, lambda t: nn.Parameter(t.detach().clone()) if id(t) in own else clone_buffers(t)
+            )
         in_eval_mode(self.new)
         self.adapted = find_adapted(self.new, at)
         self.at = at or ""
@@ -336,10 +338,6 @@ def fresh(arguments: Arguments) -> Arguments:
 def _fresh_value(value: Any) -> Any:
     tree, tensors = flatten(value)
     return rebuild(tree, [tensor.detach().clone() for tensor in tensors])
-
-
-def _cloned(tensor: torch.Tensor) -> torch.Tensor:
-    return nn.Parameter(tensor.detach().clone(), requires_grad=True)
 
 
 def _served(

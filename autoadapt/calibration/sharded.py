@@ -179,8 +179,5 @@ def _own(tensor: torch.Tensor | None, gathered: dict[int, torch.Tensor | None]) 
 
 
 def _without_fsdp(hooks: Any) -> Any:
-    return type(hooks)((key, hook) for key, hook in hooks.items() if not _is_fsdp(hook))
-
-
-def _is_fsdp(hook: object) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith(_FSDP)
+    module_of = {key: str(getattr(hook, "__module__", "")) for key, hook in hooks.items()}
+    return type(hooks)((key, hook) for key, hook in hooks.items() if not module_of[key].startswith(_FSDP))

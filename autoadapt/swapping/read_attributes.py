@@ -100,21 +100,12 @@ def _refusal(name: str, value: Any, function: Any) -> str:
         return "the adapted module has something else of that name"
     if isinstance(function, FunctionType):
         return ""
-    if isinstance(value, nn.Module) or any(isinstance(item, nn.Module) for item in _items(value)):
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    if any(isinstance(one, nn.Module) for one in (value, *items)):
         return "it is a part of the old module"
     if flatten(value)[1]:
         return "it holds weights of the old module"
     return "it is a function bound to the old module" if callable(value) and not isinstance(value, type) else ""
-
-
-def _items(value: Any) -> Sequence[Any]:
-    match value:
-        case Mapping():
-            return list(value.values())
-        case list() | tuple():
-            return value
-        case _:
-            return ()
 
 
 def _fault(path: str, name: str, why: str, through: str) -> Mismatch:

@@ -90,7 +90,8 @@ def merged(names: Iterable[str], among: Iterable[str] | None = None) -> list[str
     """
     chosen = list(dict.fromkeys(names))
     whole = set() if among is None else _whole_modules(chosen, among)
-    return _ranges(list(dict.fromkeys(_shortest(name, whole) for name in chosen)))
+    said = (next((f"{prefix}.*" for prefix in paths_above(name) if prefix in whole), name) for name in chosen)
+    return _ranges(list(dict.fromkeys(said)))
 
 
 def _whole_modules(chosen: Sequence[str], among: Iterable[str]) -> set[str]:
@@ -98,10 +99,6 @@ def _whole_modules(chosen: Sequence[str], among: Iterable[str]) -> set[str]:
     members = set(chosen)
     broken = {prefix for name in among if name not in members for prefix in paths_above(name)}
     return inside - broken
-
-
-def _shortest(name: str, whole: set[str]) -> str:
-    return next((f"{prefix}.*" for prefix in paths_above(name) if prefix in whole), name)
 
 
 def _ranges(names: list[str]) -> list[str]:

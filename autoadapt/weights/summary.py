@@ -135,7 +135,8 @@ def _shaped(title: str, entries: Sequence[SourceEntry], shapes: dict[str, tuple[
         return []
     lines = [f" {title}  {len(entries)}"]
     for (change, how), patterns in list(groups.items())[:_GROUPS]:
-        head = f"   {_inline(patterns)}  {change}"
+        more = f" and {len(patterns) - 1} more" if len(patterns) > 1 else ""
+        head = f"   {patterns[0]}{more}  {change}"
         whole = f"{head}  {how}"
         lines += [whole] if len(whole) <= page_width() else [head, *paragraph(how, " " * 7, " " * 7)]
     return [*lines, f"   and {len(groups) - _GROUPS} more"] if len(groups) > _GROUPS else lines
@@ -156,10 +157,6 @@ def shape_groups(
         change = f"{shape_text(entry.shape)} -> {shape_text(shapes[target])}"
         groups[change, entry.how].append(target)
     return {change: merged(names, shapes) for change, names in groups.items()}
-
-
-def _inline(patterns: list[str]) -> str:
-    return patterns[0] if len(patterns) == 1 else f"{patterns[0]} and {len(patterns) - 1} more"
 
 
 def _listed(title: str, count: int, patterns: list[str]) -> list[str]:

@@ -123,7 +123,7 @@ def plan(
     if faults:
         what = replace(what, fit="resize")
         made = _from_trunk(source, target, what) or _derived(source, target, what)
-    return made if project_bias else _without_offsets(made)
+    return made if project_bias else made.model_copy(update={"routes": tuple(map(_bare, made.routes))})
 
 
 @dataclass(frozen=True)
@@ -379,11 +379,6 @@ def _in_order(route: Route, source: Signature, target: Signature) -> Route:
     if contiguous or route.target not in target.contiguous or route.source.startswith("inputs."):
         return route
     return route.model_copy(update={"made_contiguous": True})
-
-
-def _without_offsets(plan: Plan) -> Plan:
-    """The plan with projections without bias."""
-    return plan.model_copy(update={"routes": tuple(map(_bare, plan.routes))})
 
 
 def _bare(route: Route) -> Route:

@@ -68,7 +68,8 @@ def remark_on_cut(kept: Kept | None, source: Signature, target: Signature, block
         return ""
     if all(depth is not None and depth < WHOLE - 0.5 for depth in depths) and not _is_dilated(target, maps):
         return ""
-    last = max((block for block in blocks if factored(block.spec).strides), key=_depth, default=None)
+    maps_inside = (block for block in blocks if factored(block.spec).strides)
+    last = max(maps_inside, key=lambda block: (block.spec.depth or 0, block.finished), default=None)
     deepest = max(reversed(maps), key=lambda path: (maps[path] or 0, *factored(target.outputs[path]).strides.values()))
     remedy = "" if last is None or kept.depth == 1 else f': taps={{"{deepest}": "{last.name}"}} takes what lies deepest'
     cut = f"{human_count(kept.of - kept.parameters)} of the {human_count(kept.of)} parameters of {source.name}"
@@ -109,7 +110,3 @@ def _is_dilated(target: Signature, maps: Collection[str]) -> bool:
 
 _USUAL = 3
 """The least stride, in octaves, to which networks are dilated; finer levels are those of decoders."""
-
-
-def _depth(block: InnerOutput) -> tuple[float, int]:
-    return block.spec.depth or 0, block.finished

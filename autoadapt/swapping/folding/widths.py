@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,7 +125,8 @@ class _Watch(Watch):
         if self.found.channels.setdefault(group, size) != size:
             self.found.frozen[group] = "another number of channels at another call"
         self.found.sizes.setdefault(group, set()).add(_others(tensor, axis))
-        self._known[id(tensor)] = tensor, _stated(axis, (Piece(group, size),))
+        by_number = Statement(axis, (Piece(group, size),), torch.empty(size, 0))  # without a matrix
+        self._known[id(tensor)] = tensor, by_number
 
     def entering(self, name: str) -> Callable[..., None]:
         """A forward pre-hook of a module."""
@@ -240,11 +241,6 @@ class _Watch(Watch):
 
 def _sizes(stated: Statement) -> tuple[object, ...]:
     return stated.outer, stated.inner, *((piece.channels, piece.merged) for piece in stated.pieces)
-
-
-def _stated(axis: int, pieces: Collection[Piece]) -> Statement:
-    """Channels by their number alone, without a matrix."""
-    return Statement(axis, tuple(pieces), torch.empty(sum(piece.channels for piece in pieces), 0))
 
 
 def _others(tensor: torch.Tensor, axis: int) -> tuple[int, ...]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -44,7 +44,8 @@ def find_region(model: nn.Module, traces: Sequence[Trace], region: RegionPath, o
     if faults:
         inside = {*members, *(path for one in found for path in one.strangers)}
         closed = dict.fromkeys(call.path for call in traces[0].calls if call.path in inside)
-        raise CaptureError(f"`{region_text(region)}` is no region: {_cause(found)}", _with_remedy(faults, closed))
+        told = [replace(fault, remedy=fault.remedy or f"{list(closed)}") for fault in faults]
+        raise CaptureError(f"`{region_text(region)}` is no region: {_cause(found)}", told)
     if len({tuple(call.path for call in one.calls) for one in found}) > 1:
         fault = Mismatch(region_text(region), "the same modules in each pass and mode", "others", "print(model)")
         raise CaptureError(f"`{region_text(region)}` is not run alike each time", [fault])
@@ -78,10 +79,6 @@ def _cause(found: Sequence[_Round]) -> str:
     if any(one.strangers for one in found):
         return "other modules stand between its own"
     return "more goes in than its first module is given"
-
-
-def _with_remedy(faults: Iterable[Mismatch], closed: Iterable[str]) -> list[Mismatch]:
-    return [Mismatch(f.where, f.expected, f.found, f.remedy or f"{list(closed)}", f.why) for f in faults]
 
 
 def _rounds_of(trace: Trace, members: Sequence[str], wanted: _Wanted) -> list[_Round]:
