@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -24,7 +24,6 @@ from autoadapt.cli.options import (
     MaybeLike,
     Model,
     ProjectBias,
-    RefitChoice,
     Weights,
     named_path,
     writable,
@@ -175,7 +174,8 @@ def swap_command(
     matching: Matching,
     project_bias: ProjectBias = True,
     refit: Annotated[
-        RefitChoice | None, typer.Option(help="what reads it for the new channels; shrink: also what lies behind")
+        Literal["readers", "shrink"] | None,
+        typer.Option(help="what reads it for the new channels; shrink: also what lies behind"),
     ] = None,
     allow_cost: Annotated[bool, typer.Option("--allow-cost", help="consent to large generated layers")] = False,
     max_parameters: Annotated[int | None, typer.Option(help="the most generated ones")] = None,
@@ -199,7 +199,7 @@ def swap_command(
             made = new if is_layer else model(new, allow=answer.allowed)
             if not isinstance(made, str):
                 refuse_unnamed(made, new, out)
-            options |= {"project_bias": project_bias, "refit": False if refit is None else refit.value}
+            options |= {"project_bias": project_bias, "refit": refit or False}
             options |= {"allow_cost": allow_cost, "max_parameters": max_parameters}
             call = inputs_of(old, inputs)
             report = swap(old, places, made, inputs=call, dry_run=True, **options)

@@ -6,62 +6,14 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from autoadapt.cli.model_names import complete_source
 from autoadapt.errors import AdaptError, Mismatch, SignatureError
 from autoadapt.files.writing import check_place
-
-
-class ProjectChoice(str, Enum):
-    """Where projections are put."""
-
-    needed = "needed"
-    always = "always"
-    places = "places"
-
-
-class IndicesChoice(str, Enum):
-    """What is done about missing indices."""
-
-    refuse = "refuse"
-    recover = "recover"
-
-
-class ThinChoice(str, Enum):
-    """How points are chosen."""
-
-    farthest = "farthest"
-    first = "first"
-    even = "even"
-    random = "random"
-    repeat = "repeat"
-
-
-class RefitChoice(str, Enum):
-    """What is rebuilt for the channels of the new module."""
-
-    readers = "readers"
-    shrink = "shrink"
-
-
-class ResolutionChoice(str, Enum):
-    """How a model that was built for one image size reads images."""
-
-    native = "native"
-    fixed = "fixed"
-
-
-class FitChoice(str, Enum):
-    """How images get a size that the new model takes."""
-
-    pad = "pad"
-    resize = "resize"
-
 
 SOURCES = (
     "timm:resnet18, torchvision:..., hf:..., smp:..., package.module:factory, file.py:factory, "
@@ -160,16 +112,20 @@ Refine = Annotated[
     str, typer.Option(metavar="STEPS", help="on the head after the closed form, or auto", callback=steps)
 ]
 Project = Annotated[
-    ProjectChoice, typer.Option(help="projections where channels differ, always, or a map for each place")
+    Literal["needed", "always", "places"],
+    typer.Option(help="projections where channels differ, always, or a map for each place"),
 ]
 ProjectBias = Annotated[
     bool, typer.Option("--project-bias/--no-project-bias", help="whether projections have an offset")
 ]
-Indices = Annotated[IndicesChoice, typer.Option(help="of points, where the new module gives none")]
-Thin = Annotated[ThinChoice, typer.Option(metavar="HOW", help="of choosing points: farthest, first, even, random")]
+Indices = Annotated[Literal["refuse", "recover"], typer.Option(help="of points, where the new module gives none")]
+Thin = Annotated[
+    Literal["farthest", "first", "even", "random", "repeat"],
+    typer.Option(metavar="HOW", help="of choosing points: farthest, first, even, random"),
+]
 Grid = Annotated[list[str] | None, typer.Option(help="MODULE=ROWS,COLUMNS,TOKENS of token axes that cannot be read")]
 Resolution = Annotated[
-    ResolutionChoice | None,
+    Literal["native", "fixed"] | None,
     typer.Option(
         help="of a model built for one image size: images at their own size, or resized; native where proven",
     ),
@@ -181,7 +137,7 @@ Statistics = Annotated[
         help="old=MEAN:STD, new=MEAN:STD of the images that a model takes, numbers by commas, where it tells others",
     ),
 ]
-Fit = Annotated[FitChoice | None, typer.Option(help="images to a legal size by zeros, or resized")]
+Fit = Annotated[Literal["pad", "resize"] | None, typer.Option(help="images to a legal size by zeros, or resized")]
 
 
 def read_pairs(texts: list[str] | None) -> dict[str, str]:
@@ -258,9 +214,9 @@ class Matching:
 
     outputs: Outputs = None
     pair: Pairs = None
-    project: Project = ProjectChoice.needed
-    indices: Indices = IndicesChoice.refuse
-    thin: Thin = ThinChoice.farthest
+    project: Project = "needed"
+    indices: Indices = "refuse"
+    thin: Thin = "farthest"
     grid: Grid = None
     resolution: Resolution = None
     fit: Fit = None
@@ -272,22 +228,15 @@ class Matching:
         return {
             "outputs": self.outputs,
             "pairs": read_pairs(self.pair),
-            "project": self.project.value,
-            "indices": self.indices.value,
-            "thin": self.thin.value,
+            "project": self.project,
+            "indices": self.indices,
+            "thin": self.thin,
             "grid": read_grid(self.grid),
             "channels": None if self.channels is None else self.channels.split(","),
             "input_statistics": read_statistics(self.statistics),
-            **reading(self.resolution, self.fit),
+            "resolution": self.resolution,
+            "fit": self.fit,
         }
-
-
-def reading(resolution: ResolutionChoice | None, fit: FitChoice | None) -> dict[str, Any]:
-    """How images are read, as keyword arguments of `adapt`, `swap` and `rank`."""
-    return {
-        "resolution": None if resolution is None else resolution.value,
-        "fit": None if fit is None else fit.value,
-    }
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from autoadapt.cli.model_names import complete_source
 from autoadapt.cli.named_models import contract, is_name, model
-from autoadapt.cli.options import SOURCES, Answer, Fit, Inputs, Like, Resolution, Weights, reading
+from autoadapt.cli.options import SOURCES, Answer, Fit, Inputs, Like, Resolution, Weights
 from autoadapt.cli.outcomes import DOES_NOT_HOLD, HOLDS, running, show, wrote
 from autoadapt.cli.typed_sources import checked_source, is_saved
 from autoadapt.errors import RankingError
@@ -29,21 +28,7 @@ if TYPE_CHECKING:
 BATCH = 8
 
 
-class CostChoice(str, Enum):
-    """What a picture has across."""
-
-    seconds = "seconds"
-    multiply_adds = "multiply_adds"
-    parameters = "parameters"
-    memory = "memory"
-
-
-class Backend(str, Enum):
-    """Who tries candidates beside this process."""
-
-    loky = "loky"
-    dask = "dask"
-    ray = "ray"
+_Backend: TypeAlias = Literal["loky", "dask", "ray"]
 
 
 def rank_command(
@@ -63,14 +48,14 @@ def rank_command(
     state: Annotated[Path | None, typer.Option(help="a file (JSON lines) to go on from after a cut")] = None,
     picture: Annotated[Path | None, typer.Option(help="draw cost against agreement: .svg, .png")] = None,
     jobs: Annotated[int | None, typer.Option(help="candidates tried at once, one thread each; -1: all cores")] = None,
-    backend: Annotated[
-        Backend, typer.Option(help="who tries them: processes of this machine, or a cluster")
-    ] = Backend.loky,
+    backend: Annotated[_Backend, typer.Option(help="who tries them: processes of this machine, or a cluster")] = "loky",
     halving: Annotated[
         bool, typer.Option("--halving", help="all by plan and cost, then the better ones on ever more --images")
     ] = False,
     budget: Annotated[str | None, typer.Option(help="time after which no other is begun: 90min, 2h")] = None,
-    cost: Annotated[CostChoice, typer.Option(help="what the picture has across")] = CostChoice.seconds,
+    cost: Annotated[
+        Literal["seconds", "multiply_adds", "parameters", "memory"], typer.Option(help="what the picture has across")
+    ] = "seconds",
     *,
     answer: Answer,
 ) -> None:
@@ -102,13 +87,14 @@ def rank_command(
             jobs=jobs,
             halving=halving,
             budget=budget,
-            **reading(resolution, fit),
+            resolution=resolution,
+            fit=fit,
         )
         if pictures is not None:
             found = found.model_copy(update={"remarks": (*found.remarks, str(pictures), *_skipped(batches))})
         show(found, answer.as_json, answer.html)
         if picture is not None and found:
-            found.picture(picture, cost=cost.value)
+            found.picture(picture, cost=cost)
             wrote(picture)
         raise typer.Exit(HOLDS if found else DOES_NOT_HOLD)
 
@@ -147,14 +133,14 @@ def _resumable(state: Path | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _workers(backend: Backend, jobs: int | None) -> Iterator[None]:
+def _workers(backend: _Backend, jobs: int | None) -> Iterator[None]:
     """A cluster as DASK_SCHEDULER_ADDRESS or RAY_ADDRESS name it, else one of this machine's cores."""
-    if backend is Backend.loky:
+    if backend == "loky":
         yield
         return
     from autoadapt.ranking.clusters import dask_workers, ray_workers
 
-    with (dask_workers if backend is Backend.dask else ray_workers)(jobs):
+    with (dask_workers if backend == "dask" else ray_workers)(jobs):
         yield
 
 

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from autoadapt.cli.named_models import model
 from autoadapt.cli.options import Answer, Model
 from autoadapt.cli.outcomes import running, show, working, write_page, wrote
-
-
-class MatchChoice(str, Enum):
-    """How tensors are paired."""
-
-    names = "names"
-    order = "order"
 
 
 def transfer_command(
@@ -27,7 +19,9 @@ def transfer_command(
     include: Annotated[list[str] | None, typer.Option(help="names to take, as 'layer4.*'")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="names to leave")] = None,
     rename: Annotated[list[str] | None, typer.Option(help="REGEX=REPLACEMENT, or a dialect")] = None,
-    match: Annotated[MatchChoice, typer.Option(help="pair by names, or the k-th with the k-th")] = MatchChoice.names,
+    match: Annotated[
+        Literal["names", "order"], typer.Option(help="pair by names, or the k-th with the k-th")
+    ] = "names",
     shapes: Annotated[
         list[str] | None, typer.Option(help="PATTERN=POLICY, or a policy for all: skip, slice, error, ...")
     ] = None,
@@ -60,7 +54,7 @@ def transfer_command(
                 include=include or (),
                 exclude=exclude or (),
                 rename=rename or (),
-                match=match.value,
+                match=match,
                 shapes=shapes or ("skip",),
                 keep=keep or (),
                 grid=grid or (),
