@@ -210,34 +210,11 @@ def _end_with_the_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class _Cluster(Protocol):
-    """Workers that are given a task each and answer in any order."""
-
-    @property
-    def slots(self) -> int:
-        """How many tasks run at once."""
-
-    def share(self, parcel: Parcel) -> Any:
-        """What stands for a parcel among the arguments of a task, so that each worker gets it once."""
-
-    def submit(self, shared: Any, task: Task) -> Any:
-        """A future of the JSON."""
-
-    def first(self, running: Iterable[Any]) -> Any:
-        """One that has ended."""
-
-    def answer(self, future: Any) -> str | Lost:
-        """Its JSON."""
-
-    def clear(self, shared: Any, running: Iterable[Any]) -> None:
-        """Take back what nobody waits for any longer."""
-
-
 @dataclass(frozen=True)
 class _Futures:
-    """A cluster that gives a future for each task."""
+    """A cluster that gives a future for each task, whose workers answer in any order."""
 
-    cluster: _Cluster
+    cluster: _Dask | _Ray
 
     def outcomes(self, place: Place, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """What came of each; a worker that dies is told of its candidate alone."""
@@ -271,7 +248,11 @@ class _Dask:
         return self.jobs if self.jobs is not None and self.jobs > 0 else max(1, sum(self.client.ncores().values()))
 
     def share(self, parcel: Parcel) -> Any:
-        """Give it to every worker, also to those that come; what is scattered dies with the worker that has it."""
+        """Give it to every worker, also to those that come; what is scattered dies with the worker that has it.
+
+        Returns:
+            What stands for it among the arguments of a task, so that each worker gets it once.
+        """
         from distributed import WorkerPlugin
 
         class Keep(WorkerPlugin):  # type: ignore[misc]
