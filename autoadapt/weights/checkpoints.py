@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from autoadapt.errors import Mismatch, SourceError, TransferError, nearest
 from autoadapt.weights.deltas import NOT_BESIDE, UNTOLD
-from autoadapt.weights.distributed_files import Renamed, Sharded, metadata_of, open_sharded
+from autoadapt.weights.distributed_files import Sharded, metadata_of, open_sharded
 from autoadapt.weights.memory import pieces_of
 from autoadapt.weights.pickles import load_pickle
 from autoadapt.weights.shard_indexes import read_index
@@ -212,8 +212,7 @@ def _from_ranks(tensors: Sharded, name: str, scope: str | None, targets: Sequenc
     found = _unwrap(content, name, scope, targets, frozenset())
     front = tuple(found.container.split(".")) if found.container else ()
     names = {path[-1]: spec for spec, path in tensors.paths.items() if ".".join(path[:-1]) == ".".join(front)}
-    renamed = Renamed(tensors, {spec.name: names[spec.name] for spec in found.specs})
-    return replace(found, tensors=renamed)
+    return replace(found, tensors=tensors.renamed({spec.name: names[spec.name] for spec in found.specs}))
 
 
 def _unwrap(content: Any, name: str, scope: str | None, targets: Sequence[Spec], storages: Set[int]) -> Checkpoint:

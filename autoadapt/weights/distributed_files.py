@@ -14,7 +14,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,13 @@ class Sharded:
         """Facts of all tensors, in the order of the table."""
         return self._specs
 
+    def renamed(self, names: Mapping[str, str]) -> Sharded:
+        """Some of them, by their new names."""
+        own = {spec.name: spec for spec in self._specs}
+        specs = [replace(own[old], name=new) for new, old in names.items()]
+        paths = {new: self.paths[old] for new, old in names.items()}
+        return Sharded(specs, {new: self._chunks[old] for new, old in names.items()}, paths)
+
     def reader(self) -> AbstractContextManager[Read]:
         """What reads values; a block at a time where blocks are rows, so that no rank holds a whole tensor."""
         by_name = {spec.name: spec for spec in self._specs}
@@ -154,19 +161,6 @@ def _load(chunk: _Chunk) -> Tensor:
     if not isinstance(block, Tensor) or tuple(block.shape) != chunk.sizes:
         raise ValueError(f"{chunk.file.name} holds something else than the table of contents says")
     return block
-
-
-class Renamed:
-    """Tensors under other names."""
-
-    def __init__(self, tensors: Sharded, names: Mapping[str, str]) -> None:
-        self._tensors, self._names = tensors, names
-
-    def reader(self) -> AbstractContextManager[Read]:
-        """What reads values."""
-        reader = self._tensors.reader()
-        with reader as read:  # holds nothing open
-            return nullcontext(lambda name: read(self._names[name]))
 
 
 def metadata_of(path: Path) -> Path | None:
