@@ -114,9 +114,8 @@ def confirm(
         found += runs.wrong_in(ordered)
     drew, in_a_row = probe.drew, passes > 1 and probe.keeps_a_call(first) and runs.affords(sizes)
     values = runs.values_again(sizes, first, drew=drew) if in_a_row else []
-    example = contract.axes.example
-    if passes >= MOST_PASSES or (ordered and all(ordered.sizes[name] <= example[name] for name in ("H", "W"))):
-        other = runs.elsewhere(sizes)
+    example, other = contract.axes.example, runs.elsewhere(sizes)
+    if passes >= MOST_PASSES or (other and ordered and all(ordered.sizes[name] <= example[name] for name in "HW")):
         found += (elsewhere := runs.in_a_copy(other))
         if other and other["H"] > example["H"] and any(one.expected == _OUTPUTS for one in elsewhere):
             return Confirmation(observed=first, one_size=True)
