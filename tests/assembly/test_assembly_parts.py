@@ -22,6 +22,7 @@ from autoadapt.assembly import (
     Registry,
     ResNetCIFAR,
     SmoothL1Loss,
+    VisionTransformerClsHead,
     assemble,
     losses,
 )
@@ -29,6 +30,12 @@ from autoadapt.assembly.losses import reduced
 from autoadapt.assembly.registry import takes_of
 from autoadapt.contracts.capturing import capture
 from autoadapt.errors import AssemblyError
+
+
+@pytest.mark.parametrize(("hidden", "widths"), [(None, [8, 3]), (16, [8, 16, 16, 3])])
+def test_a_head_on_a_class_token_is_as_wide_inside_as_asked(hidden, widths):
+    layers = VisionTransformerClsHead(8, 3, hidden_dim=hidden).layers
+    assert [n for one in layers if isinstance(one, nn.Linear) for n in (one.in_features, one.out_features)] == widths
 
 
 def test_a_name_is_registered_once() -> None:
