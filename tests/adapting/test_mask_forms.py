@@ -205,6 +205,45 @@ def test_lengths_hide_also_where_the_longest_sample_must_be_whole(kind, old, sam
     net.verify().raise_if_failed()
 
 
+class Leaking(OfLongest):
+    """A convolution in front reads across the end of what counts, as in the conformers of torchaudio."""
+
+    def __init__(self, width):
+        super().__init__(width, "")
+        self.embed = nn.Sequential(nn.Linear(5, width), Turned(nn.Conv1d(width, width, 3, padding=1)))
+
+
+class Turned(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return x + self.layer(x.mT).mT / 4
+
+
+class NotNamed(Leaking):
+    def forward(self, x, scale):
+        return super().forward(x, scale)
+
+
+def test_lengths_are_told_by_their_name_where_padding_leaks_a_little_and_the_leak_is_said():
+    leaks = "what lengths hides still has a small effect within Leaking, and had none in Packing"
+    net = aa.adapt(Leaking(6).eval(), like=Packing(4).eval(), inputs=(TOKENS, LENGTHS))
+    assert [(mask.form, mask.loose) for mask in net.plan.source.masks] == [("lengths", True)]
+    assert net.plan.remarks.count(leaks) == 1
+    found = {check.name: check for check in net.verify().checks}["masks"]
+    assert (found.outcome, found.blamed) == ("passed", ("what lengths hides",))
+    alike = aa.adapt(Leaking(6).eval(), like=Leaking(4).eval(), inputs=(TOKENS, LENGTHS))
+    assert "small effect" not in " ".join(alike.plan.remarks)
+    assert aa.capture(NotNamed(6).eval(), (TOKENS, LENGTHS)).masks == ()
+
+
+def test_leaking_lengths_are_not_dropped_for_a_mask():
+    with pytest.raises(aa.AdaptError, match="Leaking takes lengths where Attending takes a mask"):
+        aa.adapt(Leaking(6).eval(), like=Attending(4, "numbers"), inputs=(TOKENS, MASKS["numbers"]))
+
+
 class Placed(Attending):
     """An optional argument of another meaning stands before the mask."""
 

@@ -91,13 +91,19 @@ def _unread(
     lost = [path for path in target.inputs.paths if path not in read and path not in masks]
     spare = {one.name for one in source.parameters if one.default is not None}
     renamed = [route for route in routes if route.source in spare and route.source != route.target]
-    hide, hidden = ({mask.argument for mask in one.masks} for one in (source, target))
+    hide, hidden = ({mask.argument: mask for mask in one.masks} for one in (source, target))
     said = [f"{source.name} takes {route.target} as its {route.source}" for route in renamed]
     said += [
         f"{source.name} takes {route.source}, and no run showed it hide by that, as {target.name} does by"
         f" {route.target}"
         for route in routes
         if route.target in hidden and route.source not in hide and not source.unconfirmed
+    ]
+    said += [
+        f"what {route.target} hides still has a small effect within {source.name}, and had none in {target.name}"
+        for route in routes
+        if route.target in hidden and route.source in hide
+        if hide[route.source].loose and not hidden[route.target].loose
     ]
     if source.inputs.paths and lost:
         said.append(f"{source.name} takes no {', '.join(lost)}: what is given there changes nothing")

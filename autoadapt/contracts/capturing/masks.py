@@ -74,9 +74,9 @@ class Masks:
 
     def _told(self, likely: Sequence[Mask], tried: Trial | None, place: int | str) -> Mask | None:
         """What one argument is; None where it is no mask."""
-        named = [mask for mask in likely if mask.form == "truth" and mask.counts == counts_by_name(mask.argument)][:1]
+        named = [mask for mask in likely if _is_named(mask)]
         if tried is None:
-            return next(iter(named), None)
+            return named[0] if len(named) == 1 else None
         hides = dict[Mask, str]()
         for mask in likely:
             hides[mask] = tried.hides(place, mask)
@@ -125,6 +125,13 @@ _COUNTING, _HIDING = (
     ("mask", "attention_mask"),
     ("padding_mask", "pad_mask", "key_padding_mask", "src_key_padding_mask"),
 )
+
+
+def _is_named(mask: Mask) -> bool:
+    """Whether the name of an argument tells that it is this mask."""
+    if mask.form == "lengths":
+        return "len" in mask.argument.rpartition(".")[2]
+    return mask.form == "truth" and mask.counts == counts_by_name(mask.argument)
 
 
 def counts_by_name(name: str) -> bool | None:
