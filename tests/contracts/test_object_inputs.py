@@ -1,5 +1,7 @@
 """Inputs that are objects: registered classes are taken apart by the names of their parts, others refused by name."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from guests import guest
@@ -247,3 +249,26 @@ def test_an_object_whose_class_makes_others_and_stands_in_no_module_is_made_anew
     graph = type.__call__(made, torch.randn(10, 6), torch.randint(0, 10, (2, 30)))
     net = aa.adapt(Encoder(4), like=Encoder(8), inputs=graph)
     torch.testing.assert_close(net(graph), net.adapters["output"](Encoder(4)(graph)))
+
+
+class Batch(NamedTuple):
+    x: torch.Tensor
+    edge_index: torch.Tensor
+    weights: torch.Tensor | None = None
+
+
+def test_a_named_tuple_is_taken_apart_and_made_anew():
+    given = example(Batch)
+    assert aa.capture(Encoder(8), (given,)).inputs.paths == ("graph.x", "graph.edge_index")
+    net = aa.adapt(Encoder(4), like=Encoder(8), inputs=(given,))
+    torch.testing.assert_close(net(given), net.adapters["output"](Encoder(4)(given)))
+
+
+class Held(NamedTuple):
+    cloud: Cloud
+
+
+def test_an_object_in_a_named_tuple_is_refused_by_its_path():
+    with pytest.raises(aa.CaptureError, match="nothing tells the tensors of a Cloud") as caught:
+        aa.capture(nn.Identity(), (Held(example(Cloud)),))
+    assert "cloud" in str(caught.value)

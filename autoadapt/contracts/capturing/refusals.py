@@ -71,8 +71,9 @@ def refuse_object_inputs(tree: Tree, value: Any, path: tuple[Any, ...] = ()) -> 
 
 
 def part_of(value: Any, key: Any) -> Any:
-    """The item of a container, or the attribute of an object; None where the object has no such attribute."""
-    return operator.getitem(value, key) if isinstance(value, (Mapping, Sequence)) else getattr(value, str(key), None)
+    """The item of a container, or the attribute of an object or named tuple; None where there is no such attribute."""
+    has_items = isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(key, str))
+    return operator.getitem(value, key) if has_items else getattr(value, str(key), None)
 
 
 def tensor_names(value: Any) -> list[str]:
