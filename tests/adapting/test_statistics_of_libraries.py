@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,14 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
+import transformers
 from guests import guest
+from PIL import Image
 from torch import nn
 from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
 
 import autoadapt as aa
-from autoadapt.contracts.capturing.told_statistics import told_statistics
+from autoadapt.contracts.capturing.told_statistics import _of_processor, told_statistics
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 """A picture, RGB."""
@@ -118,6 +121,56 @@ def test_what_one_library_prepares_is_converted_to_what_the_other_would_have_mad
         net.eval()(given)
     found = net.backbone.seen[-1]
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+COLOUR = (200, 100, 30)
+
+
+def processed(kind: type, folder: Path) -> tuple[np.ndarray, aa.Statistics | None]:
+    """What an image processor makes of one colour, and what its file says that it does."""
+    processor = kind(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+    processor.save_pretrained(folder)
+    values = processor(images=Image.new("RGB", (224, 224), COLOUR), return_tensors="np")["pixel_values"]
+    middle = np.moveaxis(np.asarray(values, dtype=np.float64).reshape(-1, *values.shape[-3:])[0], 0, -1)
+    told = json.loads((folder / "preprocessor_config.json").read_text())
+    return middle[middle.shape[0] // 2, middle.shape[1] // 8], _of_processor(told)
+
+
+def as_told(told: aa.Statistics) -> np.ndarray:
+    mean, std = told.of(3)
+    colour = COLOUR[::-1] if told.order == "bgr" else COLOUR
+    return (np.array(colour) * told.range / 255 - mean) / std
+
+
+@pytest.mark.parametrize("name", ["EfficientNet", "Vivit", "Tvp", "ViT"])
+def test_image_processors_of_transformers_do_what_is_read_from_their_files(name: str, tmp_path: Path) -> None:
+    found, told = processed(getattr(transformers, f"{name}ImageProcessor"), tmp_path)
+    assert told is not None
+    np.testing.assert_allclose(as_told(told), found, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["MobileViT", "PPLCNet"])  # one is not normalised, the other reversed
+def test_a_file_that_leaves_out_what_the_class_does_tells_nothing(name: str, tmp_path: Path) -> None:
+    assert processed(getattr(transformers, f"{name}ImageProcessor"), tmp_path)[1] is None
+
+
+def test_an_efficientnet_that_only_divides_is_read_so() -> None:
+    told = _of_processor({"do_normalize": False, "include_top": True, "image_std": [0.1, 0.2, 0.5]})
+    assert told == aa.Statistics(mean=0.0, std=(0.1, 0.2, 0.5))
+
+
+@pytest.mark.slow
+def test_no_image_processor_of_transformers_does_other_things_than_are_read_from_its_file(tmp_path: Path) -> None:
+    listed = guest("transformers.models.auto.image_processing_auto").IMAGE_PROCESSOR_MAPPING_NAMES.values()
+    names = {name for kinds in listed for name in (kinds.values() if isinstance(kinds, dict) else kinds) if name}
+    runs = dict[str, tuple[np.ndarray, aa.Statistics | None]]()
+    for name in names:
+        with contextlib.suppress(Exception):  # it needs other packages, pairs of pictures, or makes no pictures
+            runs[name] = processed(getattr(transformers, name), tmp_path)
+    told = {name: (found, as_told(one)) for name, (found, one) in runs.items() if one and found.shape == (3,)}
+    wrong = [name for name, (found, expected) in told.items() if np.abs(found - expected).max() > 0.02]
+    assert len(told) > 80
+    assert not wrong
 
 
 @pytest.mark.parametrize(("name", "mean"), [("swin_t", 0.485), ("efficientnet_b0", 0.485), ("efficientnet_v2_l", 0.5)])

@@ -7,6 +7,7 @@ Statistics are those of a module's published weights, even if these are not load
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from autoadapt.contracts.origins import origin_of
-from autoadapt.contracts.signature import Statistics, Values, image_of
+from autoadapt.contracts.signature import ColourOrder, Statistics, Values, image_of
 from autoadapt.errors import AdaptError, SignatureError
 from autoadapt.files.reading import read_json, read_text
 
@@ -150,15 +151,29 @@ def _of_transformers(module: nn.Module) -> Statistics | None:
     return _of_processor(told) if isinstance(told, dict) else None
 
 
+_REVERSING = ("PPLCNet", "PPOCRV5ServerDet", "PPOCRV6")
+"""Beginnings of names of processors that reverse channels, of which their files say nothing."""
+
+
 def _of_processor(told: Mapping[str, Any]) -> Statistics | None:
-    if not told.get("do_normalize", True):
-        told = {**told, "image_mean": (0.0,), "image_std": (1.0,)}
-    if not told.get("image_mean") or not told.get("image_std"):
+    """What a processor's file says; None where its class decides what the file leaves out."""
+    mean, std = told.get("image_mean"), told.get("image_std")
+    if "do_normalize" not in told or str(told.get("image_processor_type")).startswith(_REVERSING):
         return None
-    mean, std = _numbers(told["image_mean"]), _numbers(told["image_std"])
-    factor = float(told.get("rescale_factor", 1 / 255)) if told.get("do_rescale", True) else 1.0
-    turned = bool(told.get("do_flip_channel_order", False))
-    return Statistics(mean=mean, std=std, order="bgr" if turned else "rgb", range=round(255 * factor, 6))
+    if not told["do_normalize"]:
+        mean, std = (0.0,), (1.0,)
+    if not mean or not std:
+        return None
+    is_rescaled = told.get("do_rescale", True)
+    factor = float(told.get("rescale_factor", 1 / 255)) if is_rescaled else 1.0
+    if is_rescaled and (told.get("offset") or told.get("rescale_offset")):  # 1 is subtracted first, as for Vivit
+        mean = [1 + one for one in mean]
+    if told.get("include_top"):  # EfficientNet's divides once more
+        std = [one * again for one, again in zip(itertools.cycle(std), told["image_std"], strict=False)]
+    order: ColourOrder = "rgb"
+    if told.get("do_flip_channel_order"):  # which is done at last
+        mean, std, order = mean[::-1], std[::-1], "bgr"
+    return Statistics(mean=_numbers(mean), std=_numbers(std), order=order, range=round(255 * factor, 6))
 
 
 def _file_of(name: str, file: str, revision: str | None) -> Path | None:
