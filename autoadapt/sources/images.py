@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import nn
 
 from autoadapt.contracts.capturing import told_inputs
+from autoadapt.contracts.capturing.told_statistics import processor_statistics
 from autoadapt.errors import CaptureError, Mismatch, SourceError
 from autoadapt.files.reading import hindrance, one_line
 from autoadapt.sources.zoos import package
@@ -44,6 +45,8 @@ class Preprocessing:
     resample: str = "bicubic"
     """Of Pillow's filters."""
     told_by: str = "assumed as for ImageNet, since the model does not tell"
+    reverses: bool = False
+    """Whether the colours are BGR."""
 
     def __str__(self) -> str:
         mean, std = (", ".join(f"{value:.3g}" for value in values) for values in (self.mean, self.std))
@@ -71,6 +74,7 @@ class Preprocessing:
         picture = picture.crop((left, top, left + self.width, top + self.height))
         values_HWC = np.asarray(picture, dtype=np.float32).reshape(self.height, self.width, -1) / 255
         values_CHW = torch.from_numpy(values_HWC).permute(2, 0, 1)
+        values_CHW = values_CHW.flip(0) if self.reverses else values_CHW
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return ((values_CHW - mean) / std).contiguous()
 
@@ -288,5 +292,9 @@ def _of_checkpoint(name: str, channels: int, height: int, width: int) -> Preproc
         )
     except (OSError, ValueError, ImportError):
         return None
-    mean, std = (_of_channels(getattr(processor, key), channels) for key in ("image_mean", "image_std"))
-    return Preprocessing(height, width, mean, std, 0, "bicubic", "as the checkpoint's image processor says")
+    told = processor_statistics(processor.to_dict())
+    if told is None or told.channels not in (None, 3):
+        return None
+    mean, std = (_of_channels([one / told.range for one in values], channels) for values in told.of(3))
+    where = "as the checkpoint's image processor says"
+    return Preprocessing(height, width, mean, std, 0, "bicubic", where, reverses=told.order == "bgr")

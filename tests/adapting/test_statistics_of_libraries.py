@@ -23,7 +23,7 @@ from torch import nn
 from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
 
 import autoadapt as aa
-from autoadapt.contracts.capturing.told_statistics import _of_processor, told_statistics
+from autoadapt.contracts.capturing.told_statistics import processor_statistics, told_statistics
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 """A picture, RGB."""
@@ -133,7 +133,7 @@ def processed(kind: type, folder: Path) -> tuple[np.ndarray, aa.Statistics | Non
     values = processor(images=Image.new("RGB", (224, 224), COLOUR), return_tensors="np")["pixel_values"]
     middle = np.moveaxis(np.asarray(values, dtype=np.float64).reshape(-1, *values.shape[-3:])[0], 0, -1)
     told = json.loads((folder / "preprocessor_config.json").read_text())
-    return middle[middle.shape[0] // 2, middle.shape[1] // 8], _of_processor(told)
+    return middle[middle.shape[0] // 2, middle.shape[1] // 8], processor_statistics(told)
 
 
 def as_told(told: aa.Statistics) -> np.ndarray:
@@ -155,7 +155,7 @@ def test_a_file_that_leaves_out_what_the_class_does_tells_nothing(name: str, tmp
 
 
 def test_an_efficientnet_that_only_divides_is_read_so() -> None:
-    told = _of_processor({"do_normalize": False, "include_top": True, "image_std": [0.1, 0.2, 0.5]})
+    told = processor_statistics({"do_normalize": False, "include_top": True, "image_std": [0.1, 0.2, 0.5]})
     assert told == aa.Statistics(mean=0.0, std=(0.1, 0.2, 0.5))
 
 

@@ -108,6 +108,20 @@ def test_the_zoo_tells_how_pictures_are_prepared(source, options, expected):
     assert f"{height}x{width}" in str(found)
 
 
+@pytest.mark.parametrize("name", ["EfficientNet", "Tvp", "ViT"])
+def test_pictures_get_the_values_that_the_image_processor_of_a_checkpoint_makes(name, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = transformers.ResNetModel(transformers.ResNetConfig(hidden_sizes=[8], depths=[1], embedding_size=8))
+    kind = getattr(transformers, f"{name}ImageProcessor")
+    processor = kind(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6], rescale_factor=1 / 127.5)
+    processor.save_pretrained(tmp_path)
+    one_colour = Image.new("RGB", (224, 224), (200, 100, 30))
+    expected = processor(one_colour, return_tensors="pt")["pixel_values"]
+    expected = expected.reshape(-1, *expected.shape[-3:])[0]
+    made = preprocessing_of(model, f"hf:{tmp_path}").apply(one_colour)
+    torch.testing.assert_close(made[:, 9, 9], expected[:, 9, 9], atol=0.02, rtol=0)
+
+
 def test_models_of_one_colour_see_grey():
     grey = Preprocessing(8, 8, (0.0,), (1.0,), 0, "bilinear")
     assert grey.apply(picture()).shape == (1, 8, 8)

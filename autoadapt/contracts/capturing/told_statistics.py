@@ -148,14 +148,14 @@ def _of_transformers(module: nn.Module) -> Statistics | None:
     if path is None:
         return None
     told = read_json(read_text(path, "an image processor's config (JSON)", "", SignatureError))
-    return _of_processor(told) if isinstance(told, dict) else None
+    return processor_statistics(told) if isinstance(told, dict) else None
 
 
 _REVERSING = ("PPLCNet", "PPOCRV5ServerDet", "PPOCRV6")
 """Beginnings of names of processors that reverse channels, of which their files say nothing."""
 
 
-def _of_processor(told: Mapping[str, Any]) -> Statistics | None:
+def processor_statistics(told: Mapping[str, Any]) -> Statistics | None:
     """What a processor's file says; None where its class decides what the file leaves out."""
     mean, std = told.get("image_mean"), told.get("image_std")
     if "do_normalize" not in told or str(told.get("image_processor_type")).startswith(_REVERSING):
