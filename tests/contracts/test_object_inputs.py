@@ -154,6 +154,22 @@ def test_nested_tensors_are_refused_by_name():
     assert "torch.nested.to_padded_tensor(inputs, 0.0)" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("wrap", "place"),
+    [
+        (lambda packed: packed, "inputs"),
+        (lambda packed: (packed, None), "inputs[0]"),
+        (lambda packed: {"input": packed}, "inputs['input']"),
+    ],
+    ids=["alone", "in a tuple", "by name"],
+)
+def test_packed_sequences_are_refused_with_what_pads_them(wrap, place):
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(7, 2, 5), torch.tensor([7, 4]))
+    with pytest.raises(aa.CaptureError, match="a packed sequence is no input") as caught:
+        aa.capture(nn.GRU(5, 8), wrap(packed))
+    assert f"padded, lengths = torch.nn.utils.rnn.pad_packed_sequence({place})" in str(caught.value)
+
+
 @pytest.mark.guest
 def test_graphs_of_torch_geometric_are_taken_apart_once_they_are_registered():
     data, layers = guest("torch_geometric.data"), guest("torch_geometric.nn")

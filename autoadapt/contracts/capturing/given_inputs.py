@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset
 
 from autoadapt.contracts.instances import dtype_of
@@ -46,8 +47,13 @@ def check_inputs(inputs: object) -> None:
     """Refuse values that are no inputs of any module.
 
     Raises:
-        CaptureError: It is a shape, a size, a text, a class, a function or a loader, or a container of shapes.
+        CaptureError: It is a shape, a size, a text, a class, a function or a loader, or a container of shapes, or it
+            holds a packed sequence.
     """
+    if place := _packed(inputs, "inputs"):
+        told = "a module that takes [N, B, ...] with lengths, and packs them itself"
+        fault = Mismatch(place, told, "a PackedSequence", f"padded, lengths = {_PADDING}({place})")
+        raise CaptureError("a packed sequence is no input: it does not list tokens along an axis", [fault])
     what = _no_input(inputs)
     if what:
         expected = "a tensor, a tuple of them, or a dict of keyword arguments"
@@ -58,6 +64,18 @@ def check_inputs(inputs: object) -> None:
             meant = "torchvision.transforms.functional.to_tensor(image)[None]"
         fault = Mismatch("`inputs`", expected, repr(inputs)[:60], f"inputs={meant}")
         raise CaptureError(f"{what} is no input", [fault])
+
+
+_PADDING = "torch.nn.utils.rnn.pad_packed_sequence"
+
+
+def _packed(inputs: object, place: str) -> str:
+    """Where a packed sequence stands among the inputs, as code; empty where there is none."""
+    if isinstance(inputs, PackedSequence):
+        return place
+    keys = inputs if isinstance(inputs, Mapping) else range(len(_children(inputs)))
+    found = (_packed(one, f"{place}[{key!r}]") for key, one in zip(keys, _children(inputs), strict=True))
+    return next(filter(None, found), "")
 
 
 def _no_input(inputs: object) -> str:
