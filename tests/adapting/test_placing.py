@@ -138,7 +138,10 @@ def test_cells_whose_place_follows_the_size_of_the_image_are_remarked_on_once(tu
     old, new = Two(SamePadded()).eval(), Two(averaging(2, 3, stride=2, padding=1)).eval()
     old, new = (new, old) if turned else (old, new)
     plan = aa.adapt(new, like=old, inputs=torch.zeros(1, 2, 32, 32)).plan
-    said = "its cells are not known to lie where the old ones do at every size, as with padding that follows the size"
+    said = (
+        "its cells are not known to lie where the old ones do at every size, as with padding that follows the size,"
+        " or where they are listed in another order"
+    )
     assert [route.remark for route in plan.routes] == [said, said]
     lines = [line for line in str(plan).splitlines() if line.startswith(" remark")]
     assert len(lines) == 1

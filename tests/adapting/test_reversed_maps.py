@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import autoadapt as aa
 from autoadapt.contracts.signature import TensorSpec
@@ -24,7 +25,7 @@ class Turned(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: `[B, 3, *spatial]` -> as `way` has it."""
-        return WAYS[self.way](self.layers(x))
+        return {**WAYS, **OTHERS}[self.way](self.layers(x))
 
 
 WAYS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -39,6 +40,27 @@ WAYS: dict[str, Callable[[Tensor], Tensor]] = {
     "turned back": lambda x: x.flip(-1).relu().flip(-1),
     "flattened": lambda x: x.flip(-1).flatten(2),
 }
+OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "turned, then pooled": lambda x: functional.max_pool2d(x.flip(-1), 3, 2, 1),
+    "turned, every second": lambda x: x.flip(-1)[..., ::2],
+    "rolled": lambda x: x.roll((3, -4), (2, 3)),
+    "rolled as one row": lambda x: x.roll(7),
+    "rolled, on top": lambda x: torch.cat([x, x.roll(1, -1)], 1),
+    "rolled back": lambda x: x.roll((3, -4), (2, 3)).relu().roll((-3, 4), (2, 3)),
+    "rolled, beside it": lambda x: x + x.roll(1, -1),
+    "turned, on top": lambda x: torch.cat([x, x.flip(-1)], 1),
+    "turned, between": lambda x: torch.stack([x, x.flip(-1)], 2).flatten(1, 2),
+    "turned, beside it": lambda x: x + x.flip(-1),
+    "picked": lambda x: x[..., torch.arange(x.shape[3] - 1, -1, -1)],
+    "selected": lambda x: x.index_select(3, torch.arange(x.shape[3] - 1, -1, -1)),
+    "sorted": lambda x: x.sort(-1).values,
+    "sampled": lambda x: functional.grid_sample(x, _mirrored(x), align_corners=False),
+}
+
+
+def _mirrored(x: Tensor) -> Tensor:
+    """A grid that swaps left and right."""
+    return functional.affine_grid(torch.tensor([[[-1.0, 0, 0], [0, 1, 0]]]).expand(len(x), 2, 3), [*x.shape], False)
 
 
 @pytest.mark.parametrize(
@@ -77,10 +99,48 @@ def test_reversed_maps_of_other_sizes_are_turned_before_and_behind() -> None:
     assert aa.verify(net, net.signature).passed
 
 
-def test_what_is_turned_back_needs_no_layer() -> None:
-    """Flipping twice lists cells as they stood."""
-    net = aa.adapt(Turned("turned back"), like=Turned("as it is"), inputs=torch.rand(2, 3, 40, 64))
+_BACK = ["turned back", "rolled back", "rolled, beside it"]
+_STRIDED = ["turned, then pooled", "turned, every second"]
+
+
+@pytest.mark.parametrize("way", _BACK)
+def test_what_is_turned_back_needs_no_layer(way: str) -> None:
+    """Flipping or rolling twice lists cells as they stood; what is added to a residual stream leaves it where it is."""
+    net = aa.adapt(Turned(way), like=Turned("as it is"), inputs=torch.rand(2, 3, 40, 64))
     assert not net.plan.routes[0].steps
+    assert [str(one) for one in net.plan.source.outputs["output"].centres] == ["0 + 4 i", "0 + 4 i"]
+
+
+@pytest.mark.parametrize("way", [_STRIDED[0], pytest.param(_STRIDED[1], marks=pytest.mark.slow)])
+def test_strides_behind_a_turn_are_turned(way: str) -> None:
+    """Which cells are passed over depends on the size; those that are read lie at most half a step from them."""
+    net = aa.adapt(Turned("as it is"), like=Turned(way), inputs=torch.rand(2, 3, 40, 64)).eval()
+    assert str(net.signature.outputs["output"].centres[1]) == "2 + 8 i reversed"
+    for width in (51, 57, 64):
+        image = torch.zeros(1, 3, 40, width)
+        image[..., -8:] = 9
+        change = (net(image) - net(torch.zeros_like(image))).abs().sum((0, 1, 2))
+        assert int(change.argmax()) < len(change) / 2
+
+
+_UNTOLD = [way for way in OTHERS if way not in (*_BACK, *_STRIDED)]
+
+
+@pytest.mark.parametrize(
+    ("way", "is_old"),
+    [
+        *(("rolled", True), ("turned, on top", True), ("picked", False)),
+        *(pytest.param(way, is_old, marks=pytest.mark.slow) for way in _UNTOLD for is_old in (True, False)),
+    ],
+)
+def test_cells_in_another_order_are_not_said_to_lie_in_order(way: str, *, is_old: bool) -> None:
+    """One rule does not tell where they lie: the plan says so, and the signature has no centres along that axis."""
+    ways = ("as it is", way) if is_old else (way, "as it is")
+    new, old = map(Turned, ways)
+    net = aa.adapt(new, like=old, inputs=torch.rand(2, 3, 40, 64))
+    told = net.signature if is_old else net.plan.source
+    assert "W" not in [one.axis for one in told.outputs["output"].centres]
+    assert "not known to lie where the old ones do" in " ".join(str(net.plan).split())
 
 
 def test_reversed_cells_that_were_flattened_are_refused() -> None:

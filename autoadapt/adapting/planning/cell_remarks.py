@@ -48,7 +48,8 @@ def _elsewhere(source: Factored, target: TensorSpec, steps: Sequence[Operation])
         return f"its cells are read at pixels {moved[0]}, made at pixels {made[moved[0].axis]}" if moved else ""
     if _unknown(source, target):
         return (
-            "its cells are not known to lie where the old ones do at every size, as with padding that follows the size"
+            "its cells are not known to lie where the old ones do at every size, as with padding that follows the size,"
+            " or where they are listed in another order"
         )
     if any(isinstance(step, Resize) for step in steps):
         if target.leading > source.spec.leading:

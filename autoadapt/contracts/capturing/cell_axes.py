@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TypeAlias
 
@@ -25,6 +25,39 @@ class Cells:
     """The largest step of any map that they were computed from; where a decoder joins maps, the finest decides."""
     reversed: bool = False
     """Whether the last one is listed first; `first` and `step` do not tell that."""
+    shift: Fraction = Fraction(0)
+    """How far they are rolled in the direction in which they are listed, in input cells."""
+    mixed: bool = False
+    """Whether they stand in another order, or in one order in some channels and in another one in others."""
+
+    @property
+    def in_order(self) -> bool:
+        """Whether they are listed one by one, from either end."""
+        return not self.mixed and not self.shift
+
+    def flipped(self) -> Cells:
+        """The same from the other end."""
+        return replace(self, reversed=not self.reversed, shift=-self.shift % (self.step * self.count))
+
+    def rolled(self, cells: int) -> Cells:
+        """The same where those that leave at the end come back in front."""
+        return replace(self, shift=(self.shift + self.step * cells) % (self.step * self.count))
+
+    def reordered(self) -> Cells:
+        """The same in an order that is not followed."""
+        return replace(self, mixed=True)
+
+    def beside(self, others: Sequence[Cells], *, all_count: bool) -> Cells:
+        """These cells where others of their number and distance are joined with them.
+
+        Args:
+            others: The other ones.
+            all_count: All keep their channels; else those that stand in order decide, as in a residual stream.
+        """
+        joined = [self, *others]
+        joined = joined if all_count else [one for one in joined if one.in_order] or joined
+        orders = {(one.reversed, one.shift) for one in joined}
+        return replace(joined[0], mixed=len(orders) > 1 or any(one.mixed for one in joined))
 
     def read(self, *, start: Fraction | int, step: Fraction | int, count: int) -> Cells:
         """The cells of a result: the first lies `start` cells behind the first one here, each next one `step` cells."""
@@ -32,10 +65,8 @@ class Cells:
             return self  # the commonest case, and fractions are slow
         start = self.count - 1 - start - (count - 1) * step if self.reversed else start
         first = self.first + self.step * start if start else self.first
-        if step == 1:
-            return Cells(first, self.step, count, self.coarsest, self.reversed)
         made = self.step * step
-        return Cells(first, made, count, max(made, self.coarsest), self.reversed)
+        return replace(self, first=first, step=made, count=count, coarsest=max(made, self.coarsest))
 
     def grouped(self, count: int) -> Cells:
         """The same extent divided into another number of equal cells."""

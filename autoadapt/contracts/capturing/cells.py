@@ -98,7 +98,7 @@ def _centres(
     found = {}
     for factor in (factor for axis in range(len(dims)) for factor in listed_along(dims, axis, merged, leading)[1]):
         name = next(iter(factor.axes)) if len(factor.axes) == 1 else ""
-        count = int(factor.evaluate(sizes)) if name in grid else 0
+        count = int(factor.evaluate(sizes)) if name in grid and grid[name].in_order else 0
         if count > 0 and (count == grid[name].count or grid[name].is_regrouped(count)):
             cells = grid[name].grouped(count)
             found[name] = Centres(axis=name, first=float(cells.first), step=float(cells.step), reversed=cells.reversed)
@@ -108,13 +108,22 @@ def _centres(
 def _agreed(told: Sequence[tuple[Centres, ...]]) -> tuple[Centres, ...]:
     """The centres that are the same in all runs which tell them, at least half of all.
 
-    They differ where padding depends on the size. A run tells none where a map had as many rows and columns as
-    channels, so that its axes could not be told apart.
+    They differ where padding depends on the size. Where strides begin at the last cell, as behind `flip`, the size
+    decides which cells are passed over, and the middle of these places is told, at most half a step from each. A run
+    tells none where a map had as many rows and columns as channels, so that its axes could not be told apart.
     """
     if not told or all(one == told[0] for one in told[1:]):
         return told[0] if told else ()
     by_axis: dict[str, list[Centres]] = {}
     for one in itertools.chain.from_iterable(told):
         by_axis.setdefault(one.axis, []).append(one)
-    alike = [ones for _, ones in sorted(by_axis.items()) if all(one == ones[0] for one in ones)]
-    return tuple(ones[0] for ones in alike if 2 * len(ones) >= len(told))
+    enough = [ones for _, ones in sorted(by_axis.items()) if 2 * len(ones) >= len(told)]
+    return tuple(one for one in map(_as_one, enough) if one is not None)
+
+
+def _as_one(told: Sequence[Centres]) -> Centres | None:
+    """What the runs tell of one axis; None where they differ."""
+    least, most = (choose(one.first for one in told) for choose in (min, max))
+    is_turned = all(one.reversed for one in told) and most - least < told[0].step
+    alike = all((one.step, one.reversed) == (told[0].step, told[0].reversed) for one in told)
+    return told[0].model_copy(update={"first": (least + most) / 2}) if alike and (is_turned or least == most) else None

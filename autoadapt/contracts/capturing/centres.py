@@ -120,7 +120,11 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif name in _ALONG:
                 grid = self._along(_ALONG[name], named, output, number)
             elif name in _REVERSING:
-                grid = self._flipped(given[0], _REVERSING[name](named))
+                grid = self._turned(given[0], dict.fromkeys(_REVERSING[name](named), Cells.flipped))
+            elif name == "roll":
+                grid = self._turned(given[0], _rolling(**named))
+            elif name in _REORDERING and output.shape == given[0].shape and self.grid(given[0]):
+                grid = self._turned(given[0], dict.fromkeys(_REORDERING[name](named), Cells.reordered))
             elif name in _TRANSFORMS:
                 axes, known = listing_axes(self.grid(given[0]), given[0].shape, range(given[0].dim()))
                 mixed = {axes.get(axis % given[0].dim()) for axis in named["dim"]}
@@ -160,11 +164,11 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return rest
         return known | {axes[axis]: rule(known[axes[axis]], number, named, output.shape[axis])}
 
-    def _flipped(self, read: torch.Tensor, flipped: Sequence[int]) -> Grid:
-        """Reversing the order along some axes."""
+    def _turned(self, read: torch.Tensor, changes: Mapping[int, Callable[[Cells], Cells]]) -> Grid:
+        """Cells in another order along some axes."""
         known, axes = dict(self.grid(read)), whole_axes(self.grid(read), read.shape)
-        names = [axes[axis] for axis in (one % read.dim() for one in flipped) if axis in axes]
-        return known | {name: replace(known[name], reversed=not known[name].reversed) for name in names}
+        named = [(axes.get(axis % read.dim()), change) for axis, change in changes.items()]
+        return known | {name: change(known[name]) for name, change in named if name is not None}
 
     def _kept(self, grids: Sequence[Grid], output: torch.Tensor, *, mixes: bool) -> Grid:
         """The cells of the first tensor that is read, as of a residual stream; of concatenated tensors the mean.
@@ -179,9 +183,9 @@ class CentresFollowed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             alike = [cells for cells in fitting if (cells.count, cells.step) == (fitting[0].count, fitting[0].step)]
             finest = min(cells.coarsest for cells in alike)
             alike = [cells for cells in alike if cells.coarsest == finest]
-            back = all(cells.reversed for cells in alike)
             mean = sum((cells.first for cells in alike), Fraction(0)) / len(alike)
-            found[name] = replace(alike[0], first=mean, reversed=back) if mixes else replace(alike[0], reversed=back)
+            joined = alike[0].beside(alike[1:], all_count=mixes)
+            found[name] = replace(joined, first=mean) if mixes else joined
         return found
 
 
@@ -373,5 +377,22 @@ _REVERSING: dict[str, Callable[[Mapping[str, Any]], Sequence[int]]] = {
 }
 """Operations that reverse axes, and the axes that they do; the rest of what a quarter turn does is seen by sizes."""
 
-_MOVING = frozenset({*_SPATIAL, *_ALONG, *_PRODUCTS, *_TRANSFORMS, *_REVERSING, "cat", "stack"})
+_REORDERING: dict[str, Callable[[Mapping[str, Any]], Iterable[int]]] = {
+    **dict.fromkeys(("index_select", "gather", "sort"), lambda named: [named["dim"]]),
+    "index": lambda named: [axis for axis, index in enumerate(named["indices"]) if index is not None],
+    **dict.fromkeys(("grid_sampler_2d", "cudnn_grid_sampler"), lambda _: (-2, -1)),
+    "grid_sampler_3d": lambda _: (-3, -2, -1),
+}
+"""Operations that bring cells into an order that is not followed, and the axes along which they do."""
+
+
+def _rolling(self: torch.Tensor, shifts: Sequence[int], dims: Sequence[int]) -> dict[int, Any]:
+    """What `roll` does along each axis; without axes it rolls the values of all as one row."""
+    if not dims:
+        return dict.fromkeys(range(self.dim()), Cells.reordered)
+    return {axis: functools.partial(Cells.rolled, cells=shift) for axis, shift in zip(dims, shifts, strict=True)}
+
+
+_CHANGING = {*_SPATIAL, *_ALONG, *_PRODUCTS, *_TRANSFORMS, *_REVERSING, *_REORDERING}
+_MOVING = frozenset({*_CHANGING, "roll", "cat", "stack"})
 """Operations that may move cells even if the shape stays the same."""
