@@ -91,11 +91,14 @@ def _first_that_runs(
 def _with_masks(
     found: Signature, target: Signature, given: object, captured: Callable[[object], Signature]
 ) -> Signature:
-    """The signature on the first form of the old module's masks that hides something; as found where none does."""
+    """The signature on the first form of the old module's masks that hides something; as found where none does.
+
+    A table of both tokens may stand for the module's own mask too: one that shows later tokens is not taken.
+    """
     for other in masks_otherwise(target, given) if hides_nothing(found, target, given) else ():
         with contextlib.suppress(AdaptError):
             again = captured(other)
-            if not hides_nothing(again, target, other):
+            if not hides_nothing(again, target, other) and again.looks_ahead in (found.looks_ahead, None):
                 return again
     return found
 
