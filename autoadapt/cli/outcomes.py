@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from autoadapt.cli.remedies import in_shell, sentence, told_in_shell
+from autoadapt.cli.remedies import fault_in_shell, sentence, told_in_shell
 from autoadapt.errors import AdaptError, CoverageError, MatchError, Mismatch, VerificationError
 from autoadapt.errors.codes import page_of
 from autoadapt.showing.tables import page_width
@@ -98,20 +98,13 @@ def _told(error: Exception, as_json: bool, debug: bool) -> int:
 
 def complain(kind: str, summary: str, mismatches: Sequence[Mismatch], as_json: bool, code: str = "") -> None:
     """Say what is wrong and what to do about it, on standard error; where the message has a code, where to read on."""
-    told, faults = sentence(summary), [_in_shell(fault) for fault in mismatches]
+    told, faults = sentence(summary), [*map(fault_in_shell, mismatches)]
     if as_json:
         shown = {"error": kind, "code": code, "message": told, "mismatches": list(map(vars, faults))}
         typer.echo(json.dumps(shown), err=True)
         return
     see = [f"  see  {page_of(code)}"] if code else []
     typer.echo("\n".join([*_lines(kind, told, faults), *see]), err=True)
-
-
-def _in_shell(fault: Mismatch) -> Mismatch:
-    """A fault in the words of the command at hand."""
-    remedy = "\n".join(in_shell(line) for line in fault.remedy.splitlines())
-    where, expected, found, why = map(sentence, (fault.where, fault.expected, fault.found, fault.why))
-    return Mismatch(where, expected, found, remedy, why)
 
 
 def _lines(kind: str, summary: str, mismatches: Sequence[Mismatch]) -> list[str]:

@@ -13,6 +13,8 @@ from typing import TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
+from autoadapt.errors import Mismatch
+
 Options: TypeAlias = Mapping[str, Mapping[str, tuple[str, str]]]
 """Of all commands by name: of each parameter the option that sets it, and the one that unsets it where there is one."""
 
@@ -134,12 +136,21 @@ def _spoken(value: object, is_told: bool) -> object:
             return _translated(value) or sentence(value)
         case BaseModel():
             return told_in_shell(value)
+        case Mismatch():
+            return fault_in_shell(value)
         case tuple() if type(value) is tuple:
             return tuple(_spoken(child, is_told) for child in value)
         case dict():
             return {key: _spoken(child, is_told) for key, child in value.items()}
         case _:
             return value
+
+
+def fault_in_shell(fault: Mismatch) -> Mismatch:
+    """A fault in the words of the command at hand."""
+    remedy = "\n".join(in_shell(line) for line in fault.remedy.splitlines())
+    where, expected, found, why = map(sentence, (fault.where, fault.expected, fault.found, fault.why))
+    return Mismatch(where, expected, found, remedy, why)
 
 
 def sentence(text: str) -> str:

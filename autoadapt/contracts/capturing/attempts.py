@@ -25,7 +25,13 @@ from autoadapt.contracts.capturing.given_inputs import check_inputs
 from autoadapt.contracts.capturing.hiding import others
 from autoadapt.contracts.capturing.likely_masks import is_binary
 from autoadapt.contracts.capturing.masks import counts_by_name
-from autoadapt.contracts.capturing.other_masks import counted_instead, hides_nothing, masks_otherwise, under_other_names
+from autoadapt.contracts.capturing.other_masks import (
+    counted_instead,
+    hides_nothing,
+    masks_otherwise,
+    shows_more,
+    under_other_names,
+)
 from autoadapt.contracts.capturing.probing import Probe, ProbeError
 from autoadapt.contracts.signature import Signature
 from autoadapt.contracts.trees import flatten
@@ -91,14 +97,12 @@ def _first_that_runs(
 def _with_masks(
     found: Signature, target: Signature, given: object, captured: Callable[[object], Signature]
 ) -> Signature:
-    """The signature on the first form of the old module's masks that hides something; as found where none does.
-
-    A table of both tokens may stand for the module's own mask too: one that shows later tokens is not taken.
-    """
-    for other in masks_otherwise(target, given) if hides_nothing(found, target, given) else ():
+    """The signature on the first form of the old module's masks that hides something; as found where none does."""
+    idle = hides_nothing(found, target, given)
+    for other in masks_otherwise(target, given) if idle else ():
         with contextlib.suppress(AdaptError):
             again = captured(other)
-            if not hides_nothing(again, target, other) and again.looks_ahead in (found.looks_ahead, None):
+            if not (hides_nothing(again, target, other) or shows_more(again, found, idle, given, captured)):
                 return again
     return found
 

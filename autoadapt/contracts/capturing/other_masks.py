@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 
 from autoadapt.contracts.signature import Form, Mask, Signature
-from autoadapt.errors import InputError, Mismatch
+from autoadapt.errors import AdaptError, InputError, Mismatch
 
 # Dimension letters: B batch, N tokens or samples.
 
@@ -40,6 +41,26 @@ def hides_nothing(found: Signature, target: Signature, given: object) -> list[st
         return []
     places = {place if isinstance(place, str) else names[place] for place in _places(target, given)}
     return sorted((places & set(found.inputs.paths)) - own)
+
+
+def shows_more(
+    again: Signature, found: Signature, idle: Sequence[str], given: object, captured: Callable[[object], Signature]
+) -> bool:
+    """Whether tokens see those behind them by a table of both, which replaces the mask that is the module's own.
+
+    Args:
+        again: Signature of the new module on a mask of another form.
+        found: The one on the mask that hides nothing.
+        idle: The arguments that got such masks.
+        given: The inputs on which it was captured.
+        captured: Captures it on others; it must run without masks for such a mask of its own to show.
+    """
+    if not again.looks_ahead or found.looks_ahead is not False:
+        return False
+    bare = {name: value for name, value in _by_name(given, found).items() if name not in idle}
+    with contextlib.suppress(AdaptError):
+        return captured(bare).looks_ahead is False
+    return False
 
 
 def masks_otherwise(target: Signature, given: object, *, counted: bool = False) -> Iterator[object]:
